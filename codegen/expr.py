@@ -1,0 +1,179 @@
+"""Scalar expressions to Triton text: one operation on names and literals."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+
+from fusedsl.index import Atom, Index, Poly, Quotient, Symbol, Variable
+from fusedsl.kernel import Axis, Kernel
+from fusedsl.scalar import Expr, Loaded
+from fusedsl.types import DType, f32
+
+
+def literal(value: bool | int | float, dtype: DType, typed: bool = False) -> str:
+    """A constant as Triton text; typed: with its dtype, where nothing beside it tells."""
+    if isinstance(value, float):
+        text = repr(value) if math.isfinite(value) else f'float("{value}")'
+        typed = typed or (dtype.bits == 64 and not _fits_f32(value))
+    else:
+        text = repr(value)
+    return f"tl.full([], {text}, tl.{dtype.language})" if typed else text
+
+
+def _fits_f32(value: float) -> bool:
+    if not math.isfinite(value):
+        return True
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0] == value
+    except OverflowError:
+        return False
+
+
+class ExprText:
+    """Texts of expressions in one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.by_variable: dict[Variable, Axis] = {a.variable: a for a in kernel.axes}
+
+    # -- shapes
+
+    def aligned(self, name: str, have: tuple[Axis, ...], want: tuple[Axis, ...]) -> str:
+        """A name indexed with None so that its axes stand where they do in the wider tile."""
+        if not have or have == want:
+            return name
+        return f"{name}[{', '.join(':' if a in have else 'None' for a in want)}]"
+
+    def shape(self, axes: tuple[Axis, ...]) -> str:
+        return "[" + ", ".join(a.tile for a in axes) + "]"
+
+    # -- indices
+
+    def index(self, value: Index, want: tuple[Axis, ...]) -> str:
+        """An index as arithmetic on axes, sizes and loaded values, over the tile `want`."""
+        if isinstance(value, int):
+            return str(value)
+        text = ""
+        for product, factor in value.terms:
+            parts = [self._atom(a, want) for a in product]
+            if abs(factor) != 1 or not parts:
+                parts.append(str(abs(factor)))
+            sign = "-" if factor < 0 else "+"
+            text += f" {sign} {' * '.join(parts)}" if text else ("-" if factor < 0 else "") + " * ".join(parts)
+        return text
+
+    def _atom(self, atom: Atom, want: tuple[Axis, ...]) -> str:
+        if isinstance(atom, Variable):
+            axis = self.by_variable[atom]
+            return self.aligned(axis.name, (axis,) if axis.is_tiled else (), want)
+        if isinstance(atom, Symbol):
+            return atom.name
+        if isinstance(atom, Loaded):
+            return self.value(atom.expr, want)
+        assert isinstance(atom, Quotient), f"no text for {atom!r}"
+        return f"({_grouped(self.index(atom.dividend, want))} {atom.symbol} {_grouped(self.index(atom.divisor, want))})"
+
+    # -- values
+
+    def value(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        """A name or a literal, over the tile `want`."""
+        if e.kind == "ref":
+            return self.aligned(e["name"], self.kernel.tiled(e["axes"]), want)
+        if e.kind == "const":
+            return literal(e["value"], e.dtype)
+        if e.kind == "inside":
+            axis = self.by_variable[e["axis"]]
+            return self.aligned(f"in_{axis.name}", (axis,), want)
+        if e.kind == "load":
+            return self.kernel.buffer(e["tensor"]).name
+        raise AssertionError(f"not a name: {e.kind}")
+
+    def operation(self, e: Expr) -> str:
+        """One operation on names."""
+        return getattr(self, f"_{e.kind}")(e, self.kernel.tiled(e.free))
+
+    def _ref(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        return self.value(e, want)
+
+    _const = _inside = _ref
+
+    def _apply(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        assert e.op is not None and e.op.triton is not None
+        texts = [self.value(a, want) for a in e.args]
+        for at, arg in enumerate(e.args):
+            if arg.kind == "const" and not _told_by_others(e, at):
+                texts[at] = literal(arg["value"], arg.dtype, typed=True)
+        template: str | Callable[..., str] = e.op.triton
+        return template.format(*texts) if isinstance(template, str) else template(e, *texts)
+
+    def _select(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        condition, a, b = (self.value(x, want) for x in e.args)
+        if e.args[1].kind == "const" and e.args[2].kind == "const":
+            a = literal(e.args[1]["value"], e.dtype, typed=True)
+        return f"tl.where({condition}, {a}, {b})"
+
+    def _both(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        return " & ".join(self.value(a, want) for a in e.args)
+
+    def _less(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        # a negative part moves to the other side: k - n < 0 reads k < n
+        a, b = _balanced(e["a"], e["b"])
+        return f"{self.index(a, want)} < {self.index(b, want)}"
+
+    def _number(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        text = self.index(e["index"], want)
+        if want or any(self.by_variable.get(v) for v in e.free):
+            return f"({text}).to(tl.{e.dtype.language})"
+        return f"tl.full([], {text}, tl.{e.dtype.language})"
+
+    def _round(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        return f"{self.value(e.args[0], want)}.to(tl.{e['to'].language}).to(tl.{e.dtype.language})"
+
+    def _combine(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        assert e.op is not None and e.op.reduction is not None
+        return e.op.reduction.combine.format(*(self.value(a, want) for a in e.args))
+
+    def _spread(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        (source,) = e.args
+        if source.kind == "const":
+            return f"tl.full({self.shape(want)}, {literal(source['value'], source.dtype)}, tl.{source.dtype.language})"
+        return f"tl.broadcast_to({self.value(source, want)}, {self.shape(want)})"
+
+    def _reduce(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        assert e.op is not None and e.op.reduction is not None
+        (source,) = e.args
+        axes = list(self.kernel.tiled(source.free))
+        text = self.value(source, tuple(axes))
+        for axis in reversed([a for a in axes if a.variable in e["axes"]]):
+            text = e.op.reduction.tile.format(text, axis=axes.index(axis))
+            axes.remove(axis)
+        return text
+
+
+def _told_by_others(e: Expr, at: int) -> bool:
+    """Whether another argument gives a literal its type."""
+    others = [a for i, a in enumerate(e.args) if i != at and a.kind != "const"]
+    return any(a.dtype is e.args[at].dtype for a in others) or (bool(others) and e.args[at].dtype is f32)
+
+
+def _balanced(a: Index, b: Index) -> tuple[Index, Index]:
+    difference = a - b
+    if isinstance(difference, int):
+        return difference, 0
+    left: Index = 0
+    right: Index = 0
+    for product, factor in difference.terms:
+        term: Index = abs(factor)
+        for atom in product:
+            term = term * atom
+        left, right = (left + term, right) if factor > 0 else (left, right + term)
+    return left, right
+
+
+def _grouped(text: str) -> str:
+    return f"({text})" if " " in text and not (text.startswith("(") and text.endswith(")")) else text
+
+
+__all__ = ["ExprText", "Poly", "literal"]

@@ -1,0 +1,102 @@
+"""Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
+
+A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill. What depends on a
+batch size is left out on purpose: a new batch must not compile a new kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fusedsl.index import evaluate
+from fusedsl.kernel import Assign, Axis, Kernel
+from fusedsl.schedule import padded
+
+PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
+CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
+PROCESSORS = 132
+INTERPRETED = 2**16  # the interpreter's cost is per program, so its tiles are large
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tile sizes by the name of their constexpr, and how many warps run a program."""
+
+    tiles: tuple[tuple[str, int], ...]
+    num_warps: int
+    num_stages: int = 1
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.tiles)[name]
+
+
+def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:
+    """The tile sizes for a launch of these sizes."""
+    scale = INTERPRETED // CHAIN if target == "interpret" else 1
+    tiles = {a.tile: padded(a.extent) for a in kernel.axes if a.role == "block"}
+    inner = 1
+    for n in tiles.values():
+        inner *= n
+    grid = [a for a in kernel.axes if a.role == "grid"]
+    loops = [a for a in kernel.axes if a.role == "loop"]
+    if tiles or loops:
+        _reduction(kernel, grid, loops, inner, sizes, scale, tiles)
+    else:
+        _chain(kernel, grid, sizes, scale, tiles)
+    total = 1
+    for n in tiles.values():
+        total *= n
+    if len(loops) > 1:  # of several loops only one is open at a time
+        total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
+    warps = max(1, min(MOST_WARPS, total // (PER_THREAD * WARP)))
+    return Config(tuple(tiles.items()), warps)
+
+
+def _reduction(
+    kernel: Kernel, grid: list[Axis], loops: list[Axis], inner: int, sizes: Mapping[str, int], scale: int, tiles: dict[str, int]
+) -> None:
+    columns = [a for a in grid if a in kernel.split]
+    for axis in grid:
+        if axis in columns:
+            tiles[axis.tile] = max(1, _columns(axis, inner, sizes, scale))
+        else:
+            least = 2 if _shares(kernel, axis) and inner * 2 <= ROW * 8 else 1
+            tiles[axis.tile] = max(least, _floor_power(ROW * scale // (inner * (LOOP if loops else 1))))
+    lanes = 1
+    for axis in columns:
+        lanes *= tiles[axis.tile]
+    for axis in loops:
+        tiles[axis.tile] = max(16, LOOP * (min(scale, 8)) // lanes)
+
+
+def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:
+    """Neighbouring columns that a program reduces: at least a sector's worth, fewer where columns are few."""
+    fill = _floor_power(evaluate(axis.extent, sizes) // PROCESSORS)
+    most = max(16, _floor_power(ROW * 4 // inner))
+    return min(most, max(16, min(COLUMNS, fill))) * scale
+
+
+def _chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: int, tiles: dict[str, int]) -> None:
+    """Pointwise: the contiguous axes first, then rows, so that what rows share is loaded once for several."""
+    lanes = [a for a in grid if a in kernel.split] or grid[-1:]
+    rest = [a for a in grid if a not in lanes]
+    total = CHAIN * scale * (2 if rest else 1)
+    room = total
+    for axis in lanes:
+        share = {1: room, 2: 32}.get(len(lanes), 16) if len(lanes) > 1 or not rest else total // 4
+        tiles[axis.tile] = min(share, max(16, padded(evaluate(axis.extent, sizes)))) if len(grid) > 1 else share
+        room = max(1, room // tiles[axis.tile])
+    for axis in rest:
+        tiles[axis.tile] = min(room, 64 * scale)
+        room = max(1, room // tiles[axis.tile])
+
+
+def _shares(kernel: Kernel, axis: Axis) -> bool:
+    """Whether some tile is loaded that does not vary along the axis."""
+    loads = [s for s in kernel.statements() if isinstance(s, Assign) and s.value.kind == "load"]
+    return any(kernel.tiled(s.axes) and axis.variable not in s.axes for s in loads)
+
+
+def _floor_power(n: int) -> int:
+    return 1 << (n.bit_length() - 1) if n > 0 else 1

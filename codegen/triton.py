@@ -1,0 +1,244 @@
+"""Kernel to Triton source, written for a reader: the user's names, one operation a line, the user's line beside it.
+
+The same Kernel always gives the same bytes. Tile sizes are constexpr parameters; sizes and strides are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from fusedsl.errors import Line
+from fusedsl.index import Index, poly
+from fusedsl.kernel import Assign, Axis, Buffer, Check, Kernel, Loop, State, Statement, Store, Update
+from fusedsl.ops.helpers import HELPERS
+from fusedsl.schedule import needs_mask
+
+from .expr import ExprText, literal
+
+COLUMN = 72  # where the user's line stands
+
+# Types that some target cannot convert (sm_80 has no e4m3): their tensors are passed as bits, helpers convert.
+CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3")}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel and what a launch passes for it."""
+
+    name: str
+    kind: Literal["pointer", "number", "size", "stride", "tile"]
+    buffer: Buffer | None = None
+    dim: int = 0
+    value: Index = 0  # of a size
+
+
+class Writer:
+    """Text with indentation."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.depth = 0
+
+    def line(self, text: str = "", note: str = "") -> None:
+        text = "    " * self.depth + text
+        self.lines.append(f"{text.ljust(COLUMN)}  # {note}" if note else text.rstrip())
+
+    @contextmanager
+    def block(self, head: str, note: str = "") -> Iterator[None]:
+        self.line(head, note)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+
+def parameters(kernel: Kernel) -> list[Parameter]:
+    """A kernel's parameters in order: tensors, numbers, sizes, strides, tile sizes."""
+    buffers = list(dict.fromkeys((*kernel.reads, *kernel.writes)))
+    result = [Parameter(b.pointer, "pointer", b) for b in buffers if not b.number]
+    result += [Parameter(b.name, "number", b) for b in buffers if b.number]
+    result += [Parameter(s.name, "size", value=poly(s)) for s in kernel.sizes]
+    result += [Parameter(a.size, "size", value=a.extent) for a in kernel.axes if a.size == f"size_{a.name}"]
+    result += [Parameter(repr(b.strides[dim]), "stride", b, dim) for b, dim in kernel.strides]
+    result += [Parameter(a.tile, "tile") for a in kernel.axes if a.is_tiled]
+    return result
+
+
+def source(kernel: Kernel) -> str:
+    """The kernel as a Python module with one @triton.jit function of the kernel's name."""
+    out = Writer()
+    printer = Printer(kernel, out)
+    printer.function()
+    body = "\n".join(out.lines) + "\n"
+    return _imports(body) + _helpers(body) + body
+
+
+def _imports(body: str) -> str:
+    text = body + _helpers(body)
+    lines = ["import triton", "import triton.language as tl"]
+    lines += ["from triton.language import target_info"] if "target_info." in text else []
+    lines += ["from triton.language.extra import libdevice"] if "libdevice." in text else []
+    return "\n".join(lines) + "\n\n\n"
+
+
+def _used_helpers(body: str) -> list[str]:
+    """The helpers that a text needs, those that they need first."""
+    found: list[str] = []
+
+    def visit(text: str) -> None:
+        for name, helper in HELPERS.items():
+            if f"{name}(" in text or f"{name})" in text or f"{name}," in text:
+                if name not in found:
+                    visit(helper.split(":", 1)[1])
+                    if name not in found:
+                        found.append(name)
+
+    visit(body)
+    return found
+
+
+def _helpers(body: str) -> str:
+    return "".join(HELPERS[name].strip() + "\n\n\n" for name in _used_helpers(body))
+
+
+class Printer:
+    """Prints one kernel."""
+
+    def __init__(self, kernel: Kernel, out: Writer) -> None:
+        self.kernel, self.out, self.text = kernel, out, ExprText(kernel)
+
+    def function(self) -> None:
+        kernel, out = self.kernel, self.out
+        fixed = [p.name for p in parameters(kernel) if p.kind in ("size",)]
+        out.line(f"@triton.jit(do_not_specialize={fixed!r})" if fixed else "@triton.jit")
+        names = [p.name + (": tl.constexpr" if p.kind == "tile" else "") for p in parameters(kernel)]
+        with out.block(f"def {kernel.name}({', '.join(names)}):"):
+            self._programs()
+            if kernel.split:
+                self._split_body()
+            else:
+                self._edges(kernel.grid, "")
+                self._body(kernel.body)
+
+    # -- program ids
+
+    def _programs(self) -> None:
+        out, grid = self.out, [a for a in self.kernel.axes if a.role in ("one", "grid")]
+        wide = ".to(tl.int64)" if any(a.wide for a in self.kernel.axes) else ""
+        if grid:
+            out.line(f"pid = tl.program_id(0){wide}")
+        for symbol in self.kernel.sizes if wide else ():
+            out.line(f"{symbol} = {symbol}.to(tl.int64)", "products of sizes may pass 2^31")
+        for axis in reversed(grid):
+            self._program(axis, last=axis is grid[0])
+        for axis in self.kernel.axes:
+            if axis.role == "block":
+                out.line(f"{axis.name} = tl.arange(0, {axis.tile})")
+                if needs_mask(axis):
+                    out.line(f"in_{axis.name} = {axis.name} < {axis.size}")
+
+    def _program(self, axis: Axis, last: bool) -> None:
+        out = self.out
+        if axis.role == "one":
+            out.line(f"{axis.name} = pid" if last else f"{axis.name} = pid % {axis.size}")
+            if not last:
+                out.line(f"pid = pid // {axis.size}")
+            return
+        count = f"tl.cdiv({axis.size}, {axis.tile})"
+        out.line(f"{axis.start} = {'pid' if last else f'pid % {count}'} * {axis.tile}")
+        if not last:
+            out.line(f"pid = pid // {count}")
+        out.line(f"{axis.name} = {axis.start} + tl.arange(0, {axis.tile})")
+
+    def _split_body(self) -> None:
+        """The body under a uniform branch: tiles that are full need no masks, so their accesses vectorise."""
+        out = self.out
+        full = [f"{a.start} + {a.tile} <= {a.size}" for a in self.kernel.split]
+        out.line(f"full = {full[0]}" if len(full) == 1 else f"full = {' & '.join(f'({part})' for part in full)}")
+        with out.block("for edge in tl.static_range(2):", "0: every tile is full, 1: at the edge"), out.block("if full != edge:"):
+            self._edges(self.kernel.grid, "edge == 0")
+            self._body(self.kernel.body)
+
+    def _edges(self, axes: Iterable[Axis], full: str) -> None:
+        for axis in axes:
+            if axis.role == "grid":
+                inside = f"{axis.name} < {axis.size}"
+                split = full if axis in self.kernel.split else ""
+                self.out.line(f"in_{axis.name} = ({inside}) | ({split})" if split else f"in_{axis.name} = {inside}")
+
+    # -- statements
+
+    def _body(self, body: Iterable[Statement]) -> None:
+        for statement in body:
+            getattr(self, f"_{type(statement).__name__.lower()}")(statement)
+
+    def _assign(self, s: Assign) -> None:
+        value = s.value
+        text = self._load(s) if value.kind == "load" else self.text.operation(value)
+        self.out.line(f"{s.name} = {text}", _note(s.line))
+
+    def _load(self, s: Assign) -> str:
+        e = s.value
+        buffer = self.kernel.buffer(e["tensor"])
+        if buffer.number:
+            return f"tl.full([], {buffer.name}, tl.{e.dtype.language})"
+        want = self.kernel.tiled(e.free)
+        mask = self._mask(want, e.args)
+        text = f"tl.load({self._address(buffer, e['index'], want)}{mask}{', other=0' if mask else ''})"
+        if buffer.dtype.name in CARRIED:
+            return f"{CARRIED[buffer.dtype.name][1]}({text})"
+        return text if buffer.dtype is e.dtype else f"{text}.to(tl.{e.dtype.language})"
+
+    def _address(self, buffer: Buffer, index: tuple[Index, ...], want: tuple[Axis, ...]) -> str:
+        offset = buffer.offset(index)
+        return buffer.pointer if offset == 0 else f"{buffer.pointer} + {self.text.index(offset, want)}".replace("+ -", "- ")
+
+    def _mask(self, want: tuple[Axis, ...], guard: Iterable = ()) -> str:
+        parts = [self.text.aligned(f"in_{a.name}", (a,), want) for a in want if needs_mask(a)]
+        parts += [self.text.value(g, want) for g in guard]
+        return f", mask={' & '.join(parts)}" if parts else ""
+
+    def _store(self, s: Store) -> None:
+        want = self.kernel.tiled(s.axes)
+        value = self.text.value(s.value, want)
+        address = self._address(s.buffer, s.index, want)
+        if s.buffer.dtype.name in CARRIED:
+            value = f"{CARRIED[s.buffer.dtype.name][2]}({value})"
+        self.out.line(f"tl.store({address}, {value}{self._mask(want)})", _note(s.line))
+
+    def _update(self, s: Update) -> None:
+        self.out.line(f"{s.name} = {self.text.operation(s.value)}", _note(s.line))
+
+    def _check(self, s: Check) -> None:
+        want = self.kernel.tiled(s.axes)
+        value, below = self.text.value(s.value, want), self.text.index(s.below, want)
+        self.out.line(f'tl.device_assert(({value} >= 0) & ({value} < {below}), "index out of range")', _note(s.line))
+
+    def _loop(self, s: Loop) -> None:
+        out, axis = self.out, s.axis
+        for state in s.states:
+            out.line(f"{state.name} = {self._initial(state)}")
+        size = axis.size
+        if axis.role == "step":
+            with out.block(f"for {axis.name} in range({size}):", f"pass {s.number}" if s.number else ""):
+                self._body(s.body)
+            return
+        whole = f"{axis.name}_full"
+        out.line(f"{whole} = {size} // {axis.tile} * {axis.tile}", f"pass {s.number} over {axis.name}")
+        with (
+            out.block("for tail in tl.static_range(2):", "0: full tiles, 1: what is left"),
+            out.block(f"for {axis.start} in range({whole} if tail else 0, {size} if tail else {whole}, {axis.tile}):"),
+        ):
+            out.line(f"{axis.name} = {axis.start} + tl.arange(0, {axis.tile})")
+            out.line(f"in_{axis.name} = ({axis.name} < {size}) | (tail == 0)")
+            self._body(s.body)
+
+    def _initial(self, state: State) -> str:
+        shape = self.text.shape(self.kernel.tiled(state.axes))
+        return f"tl.full({shape}, {literal(state.init['value'], state.dtype)}, tl.{state.dtype.language})"
+
+
+def _note(line: Line | None) -> str:
+    return str(line) if line else ""

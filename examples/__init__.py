@@ -1,0 +1,1 @@
+"""Programs that use fusedsl, each with a main() that the tests run."""

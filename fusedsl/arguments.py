@@ -1,0 +1,239 @@
+"""The arguments of a call as text, for the command line and for tables of shapes::
+
+    f16[B=8, 4096], f16[B, 4096; 8192, 1], i64[B < 100], [f32[4], f32[]], 3, eps=1e-6, mode="none"
+
+A tensor is a dtype and its sizes; f32[] has no dimensions. `B=8` names a size, `B` refers to one named before, also as
+an argument of its own. After a semicolon come strides, in elements; after `<` the bound of random integers. The rest is
+Python's: numbers, True, False, None, strings, lists, tuples, keyword arguments. The grammar is in arguments.lark.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from .errors import BadText, UnknownDType
+from .types import DType, dtype
+
+if TYPE_CHECKING:
+    from lark import Lark, Token
+    from lark.exceptions import UnexpectedInput
+
+Tree = Any  # of lark: the grammar says which of a tree's children are tokens, its types do not
+
+BELOW = 10  # random integers are below it where the text does not say
+
+_WORDS = {"None": None, "True": True, "False": False}
+_EXAMPLE = "Write tensors as f16[8, 4096]; numbers, strings, lists and name=value as in Python; commas between them."
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a text says of a tensor. strides: in elements, None for contiguous. below: the bound of random integers."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    below: int = BELOW
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A call's arguments, with a `Tensor` where a torch tensor is to be."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def map(self, make: Callable[[Tensor], torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) of a call, with tensors that `make` makes, left to right."""
+        return _mapped(self.args, make), _mapped(dict(self.kwargs), make)
+
+
+def _mapped(value: Any, make: Callable[[Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return make(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mapped(item, make) for item in value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, make) for key, item in value.items()}
+    return value
+
+
+def meta(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) of tensors without memory: enough to plan a call."""
+    return arguments.map(lambda t: torch.empty_strided(t.shape, _strides(t), dtype=t.dtype.torch, device="meta"))
+
+
+def materialise(
+    arguments: Arguments, seed: int = 0, device: str | torch.device = "cpu"
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) of tensors with random values, the same on every device: floats are normal, integers lie in
+    [0, below), bools are either."""
+    generator = torch.Generator().manual_seed(seed)
+    return arguments.map(lambda t: _random(t, generator).to(device).as_strided(t.shape, _strides(t)))
+
+
+def _random(tensor: Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Values for every place that the tensor spans in memory."""
+    count, kind = _span(tensor), tensor.dtype.torch
+    if tensor.dtype.is_float:
+        wide = torch.float64 if tensor.dtype.bits == 64 else torch.float32
+        return torch.randn(count, generator=generator, dtype=wide).to(kind)
+    below = 2 if tensor.dtype.is_bool else tensor.below
+    return torch.randint(below, (count,), generator=generator).to(kind)
+
+
+def _span(tensor: Tensor) -> int:
+    """The places in memory from the first element to the last."""
+    if 0 in tensor.shape:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, _strides(tensor), strict=True))
+
+
+def _strides(tensor: Tensor) -> Sequence[int]:
+    return torch.empty(tensor.shape, device="meta").stride() if tensor.strides is None else tensor.strides
+
+
+# ---- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> Arguments:
+    """The arguments that a text stands for. Raises BadText, with the place."""
+    from lark import UnexpectedInput
+
+    try:
+        tree = _parser().parse(text)
+    except UnexpectedInput as error:
+        raise _bad(text, error) from None
+    return _Reader().arguments(tree)
+
+
+@cache
+def _parser() -> Lark:
+    from lark import Lark
+
+    return Lark(Path(__file__).with_name("arguments.lark").read_text(), parser="lalr", maybe_placeholders=True)
+
+
+def _bad(text: str, error: UnexpectedInput) -> BadText:
+    rows = text.splitlines() or [""]
+    if error.line < 1 or getattr(getattr(error, "token", None), "type", "") == "$END":
+        return _bad_at(len(rows), len(rows[-1]) + 1, "the text ends", _EXAMPLE)
+    return _bad_at(error.line, error.column, repr(rows[error.line - 1][error.column - 1 :][:20]), _EXAMPLE)
+
+
+def _bad_at(row: int, column: int, got: str, hint: str) -> BadText:
+    return BadText(what="the list of arguments", row=row, column=column, got=got, hint=hint)
+
+
+def _fail(token: Token, hint: str) -> NoReturn:
+    raise _bad_at(token.line or 1, token.column or 1, repr(str(token)), hint)
+
+
+class _Reader:
+    """Builds arguments from the tree, left to right; `sizes` are those named so far."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+
+    def arguments(self, tree: Tree) -> Arguments:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for item in _there(tree):
+            if item.data != "keyword":
+                if kwargs:
+                    _fail(_first(item), "Positional arguments come before those with a name.")
+                args.append(self.value(item))
+                continue
+            name, value = item.children
+            if name in kwargs:
+                _fail(name, "It is given twice.")
+            kwargs[str(name)] = self.value(value)
+        return Arguments(tuple(args), kwargs)
+
+    def value(self, tree: Tree) -> Any:
+        return getattr(self, f"_{tree.data}")(tree)
+
+    def _list(self, tree: Tree) -> list[Any]:
+        return [self.value(item) for item in _there(tree)]
+
+    def _tuple(self, tree: Tree) -> tuple[Any, ...]:
+        return tuple(self._list(tree))
+
+    def _number(self, tree: Tree) -> int | float:
+        (token,) = tree.children
+        return int(token) if token.type == "INT" else float(token)
+
+    def _string(self, tree: Tree) -> str:
+        return ast.literal_eval(tree.children[0])
+
+    def _word(self, tree: Tree) -> Any:
+        (token,) = tree.children
+        return _WORDS[token] if token in _WORDS else self._named(token)
+
+    def _named(self, token: Token) -> int:
+        """A size named before."""
+        if token not in self.sizes:
+            known = f" It may be {' or '.join(self.sizes)}." if self.sizes else ""
+            _fail(token, f"No size before it has this name; [{token}=8] gives one.{known} {token}[8] is a tensor.")
+        return self.sizes[token]
+
+    def _tensor(self, tree: Tree) -> Tensor:
+        name, packed, sizes, strides, bound = tree.children
+        if packed is not None:
+            _fail(packed, f"Packed formats have no text yet; write a tensor that torch has, {name}[...] without it.")
+        kind = _dtype(name)
+        shape = tuple(self._size(size) for size in sizes.children) if sizes is not None else ()
+        steps = tuple(_not_negative(token, "A stride") for token in strides.children) if strides is not None else None
+        if strides is not None and steps is not None and len(steps) != len(shape):
+            _fail(strides.children[0], f"There must be a stride for each of the {len(shape)} sizes, got {len(steps)}.")
+        return Tensor(kind, shape, steps, BELOW if bound is None else self._bound(bound.children[0], kind))
+
+    def _size(self, tree: Tree) -> int:
+        first, *value = tree.children
+        if first.type == "INT":
+            return _not_negative(first, "A size")
+        if not value:
+            return self._named(first)
+        size = _not_negative(value[0], "A size")
+        if self.sizes.setdefault(str(first), size) != size:
+            _fail(first, f"It is {self.sizes[first]} already; a name has one value.")
+        return size
+
+    def _bound(self, token: Token, kind: DType) -> int:
+        below = int(token) if token.type == "INT" else self._named(token)
+        if not kind.is_integer:
+            _fail(token, f"Only integers have a bound, {kind} has none.")
+        if not 1 <= below <= 2 ** (kind.bits - (kind.kind == "i")):
+            _fail(token, f"The bound of {kind} must be at least 1, and such that {kind} holds what is below it.")
+        return below
+
+
+def _there(tree: Tree) -> list[Tree]:
+    return [child for child in tree.children if child is not None]
+
+
+def _first(tree: Tree) -> Token:
+    return next(iter(tree.scan_values(lambda _: True)))
+
+
+def _dtype(token: Token) -> DType:
+    try:
+        kind = dtype(str(token))
+    except UnknownDType as error:
+        _fail(token, error.message)
+    if kind.torch is None:
+        _fail(token, "No torch tensor holds it; use the next wider of u8, i8, i16, i32, i64.")
+    return kind
+
+
+def _not_negative(token: Token, what: str) -> int:
+    if int(token) < 0:
+        _fail(token, f"{what} is 0 or more.")
+    return int(token)

@@ -1,0 +1,237 @@
+"""The command line. Everything heavy is imported by the command that needs it, so that `--help` is quick.
+
+In a terminal text is coloured; in a pipe it is exactly the text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import __version__
+from .errors import FuseError
+
+if TYPE_CHECKING:
+    from .api import Fused
+    from .plan import Plan
+
+
+class Commands(TyperGroup):
+    """Commands whose FuseErrors are messages for the user, not tracebacks."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FuseError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Fuses plain torch functions into single Triton kernels, and shows what became of them.",
+)  # fmt: skip
+
+
+class Stage(StrEnum):
+    """What `dump` prints, from the traced graph to the machine code."""
+
+    graph, fused, triton, ttir, ttgir, llir, ptx, sass, c = (
+        "graph", "fused", "triton", "ttir", "ttgir", "llir", "ptx", "sass", "c",
+    )  # fmt: skip
+
+
+class Target(StrEnum):
+    """A GPU to compile for; it need not be there."""
+
+    sm_80, sm_90, sm_100, gfx942 = "sm_80", "sm_90", "sm_100", "gfx942"
+
+
+LEXERS = {Stage.graph: "python", Stage.fused: "python", Stage.triton: "python", Stage.llir: "llvm", Stage.ptx: "ptx"}
+
+Spec = Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="A function, Class.method or module in a file.")]
+ArgsText = Annotated[str, typer.Option("--args", help="Its arguments: 'f16[B=8, 4096], f16[4096], eps=1e-6'.")]
+Output = Annotated[Path | None, typer.Option("--output", help="Write to this file.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"fusedsl {__version__}")
+        raise typer.Exit
+
+
+@app.command(no_args_is_help=True)
+def dump(
+    function: Spec,
+    args: ArgsText = "",
+    stage: Annotated[Stage, typer.Option(help="What to print.")] = Stage.triton,
+    target: Annotated[Target, typer.Option(help="The GPU that ttir to sass are for.")] = Target.sm_90,
+    output: Output = None,
+) -> None:
+    """Print what a call becomes, at a stage between the traced graph and the machine code."""
+    import torch
+
+    from .stages import STAGES, Call
+
+    values = _arguments(args)
+    with torch.no_grad():
+        text = STAGES[stage.value](Call(_load(function), *values, target.value))
+    _emit(text, LEXERS.get(stage, "text"), output)
+
+
+@app.command(no_args_is_help=True)
+def explain(function: Spec, args: ArgsText = "") -> None:
+    """Print the launches of a call, what they move, and why they are no fewer."""
+    import torch
+
+    values, keywords = _arguments(args)
+    with torch.no_grad():
+        plan = _load(function).plan(*values, **keywords)
+    if sys.stdout.isatty():
+        _explain_in_colour(plan)
+    else:
+        typer.echo(plan.explain())
+
+
+@app.command()
+def ops(name: Annotated[str | None, typer.Argument(help="Everything about this op.")] = None) -> None:
+    """List the ops, or print everything about one."""
+    from .vocabulary import description, named, overview
+
+    if name is not None:
+        _emit(description(named(name)), "python")
+    else:
+        _table(("op", "kind", "what it computes"), overview())
+
+
+@app.command()
+def doctor() -> None:
+    """Check that fusedsl can work here; the exit status is 1 if something is broken."""
+    from .doctor import findings
+
+    fine = True
+    for finding in findings():
+        mark = typer.style("ok", fg="green") if finding.is_fine else typer.style("broken", fg="red")
+        typer.echo(f"{mark}{' ' * (8 - len('ok' if finding.is_fine else 'broken'))}{finding.name}: {finding.detail}")
+        fine &= finding.is_fine
+    raise typer.Exit(0 if fine else 1)
+
+
+# ---- what a user names -----------------------------------------------------------------------------------------------
+
+
+def _arguments(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    from .arguments import meta, parse
+
+    return meta(parse(text))
+
+
+def _load(spec: str) -> Fused:
+    """The function of FILE.py:FUNCTION, fused if it is not yet."""
+    from .api import Fused, fuse
+
+    path, colon, name = spec.rpartition(":")
+    if not colon or not name:
+        raise typer.BadParameter(f"write FILE.py:FUNCTION, got {spec}")
+    if not Path(path).is_file():
+        raise typer.BadParameter(f"there is no file {path}")
+    value = _member(_module(Path(path)), name)
+    if not callable(value):
+        raise typer.BadParameter(f"{name} is no function, but {type(value).__name__}")
+    return value if isinstance(value, Fused) else fuse(value)
+
+
+def _module(file: Path) -> ModuleType:
+    """A user's file, run as Python runs a script: what lies beside it can be imported."""
+    taken = file.stem in sys.modules or file.stem in sys.stdlib_module_names
+    name = f"{file.stem}_" if taken else file.stem
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise typer.BadParameter(f"{file} is no Python file")
+    sys.path[:0] = [str(file.resolve().parent), str(Path.cwd())]
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _member(module: ModuleType, path: str) -> Any:
+    """What `path` names in a module. A class stands for an instance of it where one is needed."""
+    value: Any = module
+    for part in path.split("."):
+        if not hasattr(value, part):
+            close = difflib.get_close_matches(part, dir(value), n=3)
+            raise typer.BadParameter(f"there is no {part}{f'; close to it: {chr(44).join(close)}' if close else ''}")
+        if isinstance(value, type) and not isinstance(inspect.getattr_static(value, part), (staticmethod, classmethod)):
+            value = _instance(value)
+        value = getattr(value, part)
+    return _instance(value) if isinstance(value, type) else value
+
+
+def _instance(kind: type) -> Any:
+    try:
+        return kind()
+    except TypeError as error:
+        hint = f"make one in the file, model = {kind.__name__}(...), and name that"
+        raise typer.BadParameter(f"{kind.__name__} needs arguments ({error}): {hint}") from None
+
+
+# ---- printing --------------------------------------------------------------------------------------------------------
+
+
+def _emit(text: str, lexer: str, output: Path | None = None) -> None:
+    """Text to a file, to a pipe as it is, or coloured to a terminal."""
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        Console().print(Syntax("", lexer, theme="ansi_dark").highlight(text), soft_wrap=True, end="")
+    else:
+        sys.stdout.write(text)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Columns: aligned text in a pipe, a table in a terminal."""
+    rows = list(rows)
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*head, title=title, title_justify="left", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head) - 1)]
+    for row in rows:
+        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+
+
+def _explain_in_colour(plan: Plan) -> None:
+    from .stages import reasons
+
+    title = f"{plan.graph.name}: {plan.launches} launches, {plan.bytes:,} bytes of {plan.compulsory_bytes:,} compulsory"
+    rows = [
+        (
+            k.name, f"{k.grid[0]:,}", str(k.passes), f"{sum(k.reads.values()):,}", f"{sum(k.writes.values()):,}",
+            f"{sum(k.requested.values()):,}",
+        )
+        for k in plan.kernels
+    ]  # fmt: skip
+    _table(("kernel", "programs", "passes", "bytes read", "bytes written", "bytes requested"), rows, title)
+    for reason in reasons(plan):
+        typer.echo(f"not fused: {reason}")

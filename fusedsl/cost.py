@@ -1,0 +1,192 @@
+"""What a kernel costs: bytes, programs, and the written rule that accepts or declines a fusion.
+
+Everything here is exact integer arithmetic on sizes, except `Machine.seconds`, which orders alternatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .index import Index, Variable, atoms, evaluate, free, replace
+from .ir import Node
+from .kernel import Assign, Axis, Buffer, Kernel, Loop, Statement, Store
+from .lower import Write
+from .scalar import Expr, Loaded, loaded_in, variables, walk
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A GPU as the cost rule sees it (data sheets; launch: what a launch costs on an idle stream)."""
+
+    name: str
+    processors: int
+    bytes_per_second: float
+    launch: float = 3e-6  # seconds
+
+    def seconds(self, moved: int, programs: int, launches: int = 1) -> float:
+        """Modelled time: launches, and bytes at the share of the bandwidth that so many programs can draw. About half of
+        the processors saturate the memory, so one draws twice its share."""
+        share = min(1.0, 2 * max(programs, 1) / self.processors)
+        return launches * self.launch + moved / (self.bytes_per_second * share)
+
+
+MACHINES = {
+    "sm_80": Machine("A100", 108, 1.555e12),
+    "sm_90": Machine("H100", 132, 3.35e12),
+    "sm_100": Machine("B200", 148, 8.0e12),
+    "gfx942": Machine("MI300X", 304, 5.3e12),
+}
+REFERENCE = MACHINES["sm_90"]  # fusion decisions are the same on every machine
+
+# ---- distinct elements of an access ----------------------------------------------------------------------------------
+
+
+def known(value: Index, sizes: Sizes) -> int:
+    """A size as a number."""
+    return evaluate(value, sizes)
+
+
+def elements(index: Iterable[Index], guards: Sequence[Expr], sizes: Sizes) -> int:
+    """How many different elements an access touches: the product over the axes that move it, within its guards. An index
+    read from memory counts one row for each index."""
+    moving: dict[Variable, None] = {}
+    for i in index:
+        for v in sorted(variables(i), key=lambda a: a.key):
+            moving.setdefault(v)
+    total = 1
+    for v in moving:
+        low, high = 0, known(v.extent, sizes)
+        for guard in guards:
+            low, high = _narrowed(guard, v, low, high, sizes)
+        total *= max(0, high - low)
+    return total
+
+
+def _narrowed(guard: Expr, v: Variable, low: int, high: int, sizes: Sizes) -> tuple[int, int]:
+    """The range of v in which a conjunction of affine comparisons on v alone can hold."""
+    if guard.kind == "both":
+        for part in guard.args:
+            low, high = _narrowed(part, v, low, high, sizes)
+        return low, high
+    if guard.kind != "less":
+        return low, high
+    difference = guard["b"] - guard["a"]  # 0 < difference
+    if variables(difference) != {v} or any(isinstance(a, Loaded) or hasattr(a, "dividend") for a in atoms(difference)):
+        return low, high
+    at0 = known(replace(difference, {v: 0}), sizes)
+    slope = known(replace(difference, {v: 1}), sizes) - at0
+    if slope == 1:
+        return max(low, 1 - at0), high
+    if slope == -1:
+        return low, min(high, at0)
+    return low, high
+
+
+def guards_of(e: Expr) -> list[Expr]:
+    return list(e.args)
+
+
+# ---- bytes of a list of writes ---------------------------------------------------------------------------------------
+
+
+def distinct_bytes(writes: Sequence[Write], sizes: Sizes) -> tuple[dict[Node, int], dict[Node, int]]:
+    """Each byte read once and each byte written once, by tensor."""
+    reads: dict[Node, int] = {}
+    for e in walk([w.value for w in writes]):
+        if e.kind == "load" and not is_number(e["tensor"]):
+            node = e["tensor"]
+            count = reads.get(node, 0) + elements(e["index"], guards_of(e), sizes)
+            reads[node] = min(count, known(node.type.size, sizes))
+    stored: dict[Node, int] = {}
+    for w in writes:
+        stored[w.tensor] = stored.get(w.tensor, 0) + elements(w.index, (), sizes)
+    return _scaled(reads), _scaled(stored)
+
+
+def _scaled(counts: Mapping[Node, int]) -> dict[Node, int]:
+    return {node: n * node.dtype.bytes for node, n in counts.items()}
+
+
+def is_number(node: Node) -> bool:
+    """Whether an input is a Python number, passed by value."""
+    return any(key == "number" and value for key, value in node.attrs)
+
+
+# ---- bytes of a kernel -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of one launch by tensor name: distinct bytes read and written, and what the programs request."""
+
+    reads: dict[str, int] = field(default_factory=dict)
+    writes: dict[str, int] = field(default_factory=dict)
+    requested: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
+
+
+def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: Mapping[str, int]) -> Traffic:
+    """What a launch with these tile sizes moves. footprints: the distinct elements that each buffer's memory has."""
+    reads: dict[str, int] = {}
+    requested: dict[str, int] = {}
+    writes: dict[str, int] = {}
+    stored: dict[str, int] = {}
+    seen: set[tuple] = set()
+    for statement, loops in _with_loops(kernel.body, ()):
+        if isinstance(statement, Assign) and statement.value.kind == "load":
+            buffer = kernel.buffer(statement.value["tensor"])
+            if buffer.number:
+                continue
+            index, into, total = statement.value["index"], reads, requested
+        elif isinstance(statement, Store):
+            buffer, index, into, total = statement.buffer, statement.index, writes, stored
+        else:
+            continue
+        guards = statement.value.args if isinstance(statement, Assign) else ()
+        count = _lanes(buffer, index, guards, sizes)
+        moving = frozenset(v for i in index for v in variables(i))
+        total[buffer.name] = total.get(buffer.name, 0) + count * _repeats(kernel, moving, loops, tiles, sizes) * buffer.dtype.bytes
+        key = (buffer.name, _offset_key(buffer, index), guards)
+        if key not in seen:
+            seen.add(key)
+            there = into.get(buffer.name, 0) + _distinct(buffer, index, guards, sizes) * buffer.dtype.bytes
+            into[buffer.name] = min(there, footprints[buffer.name] * buffer.dtype.bytes)
+    return Traffic(reads, writes, requested, stored)
+
+
+def _offset_key(buffer: Buffer, index: tuple[Index, ...]) -> Index:
+    return buffer.offset(index)
+
+
+def _distinct(buffer: Buffer, index: tuple[Index, ...], guards: Sequence[Expr], sizes: Sizes) -> int:
+    """Different elements of memory: an axis along which the stride is 0 moves nothing."""
+    return elements((buffer.offset(index),), guards, sizes)
+
+
+def _lanes(buffer: Buffer, index: tuple[Index, ...], guards: Sequence[Expr], sizes: Sizes) -> int:
+    """Lanes that load: every axis of the tile, whether or not it moves in memory."""
+    return elements(index, guards, sizes)
+
+
+def _repeats(kernel: Kernel, moving: frozenset, loops: Sequence[Axis], tiles: Mapping[str, int], sizes: Sizes) -> int:
+    """How often an access runs for axes that it does not vary along: once per program, once per round of a loop."""
+    times = 1
+    for axis in (*kernel.grid, *loops):
+        if axis.variable not in moving:
+            extent = known(axis.extent, sizes)
+            times *= -(-extent // tiles[axis.tile]) if axis.is_tiled else extent
+    return times
+
+
+def _with_loops(body: Iterable[Statement], loops: tuple[Axis, ...]) -> Iterable[tuple[Statement, tuple[Axis, ...]]]:
+    for s in body:
+        if isinstance(s, Loop):
+            yield from _with_loops(s.body, (*loops, s.axis))
+        else:
+            yield s, loops
+
+
+__all__ = ["MACHINES", "REFERENCE", "Machine", "Traffic", "distinct_bytes", "free", "loaded_in", "traffic"]

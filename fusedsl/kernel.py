@@ -1,0 +1,299 @@
+"""The Kernel: one launch as data. Axes with roles, buffers with layouts, and statements; printed to Triton, never parsed.
+
+A kernel's program computes one tile of its grid axes. Its body is a list of statements on named tiles: a tile's shape is
+the axes it varies along, in the kernel's one global order, so a printer only inserts `[:, None]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from .errors import Line
+from .index import Index, Symbol, Variable, atoms, sole_atom
+from .ir import Node
+from .scalar import Expr, indices, loaded_in
+from .types import DType
+
+# one: an index per program. grid: tiled over programs. loop: tiled, sequential. step: sequential, an index at a time.
+# block: whole, resident in a tile padded to a power of two.
+Role = Literal["one", "grid", "loop", "step", "block"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One index of the iteration space."""
+
+    variable: Variable
+    role: Role
+    name: str
+    wide: bool = False  # computed in 64 bits
+
+    @property
+    def extent(self) -> Index:
+        return self.variable.extent
+
+    @property
+    def is_tiled(self) -> bool:
+        return self.role in ("grid", "loop", "block")
+
+    @property
+    def tile(self) -> str:
+        """The name of the constexpr that holds its tile size."""
+        return f"BLOCK_{self.name.upper()}"
+
+    @property
+    def start(self) -> str:
+        return f"{self.name}0"
+
+    @property
+    def size(self) -> str:
+        """How the text writes the extent: a number, a size, or a parameter of its own for what is computed from sizes."""
+        if isinstance(self.extent, int) or isinstance(sole_atom(self.extent), Symbol):
+            return repr(self.extent)
+        return f"size_{self.name}"
+
+    def __repr__(self) -> str:
+        return f"{self.name}:{self.role}({self.extent})"
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor in memory as the kernel sees it. strides: in elements, a number where it is known, else a symbol that is
+    passed. joins: (outer, inner) dimensions that one stride walks through, stride[outer] == shape[inner] * stride[inner]."""
+
+    node: Node
+    name: str
+    dtype: DType
+    shape: tuple[Index, ...]
+    strides: tuple[Index, ...]
+    joins: tuple[tuple[int, int], ...] = ()
+    wide: bool = False
+    number: bool = False  # passed by value
+
+    @property
+    def pointer(self) -> str:
+        return f"{self.name}_ptr"
+
+    def stride_symbols(self) -> list[Symbol]:
+        return [a for s in self.strides for a in atoms(s) if isinstance(a, Symbol)]
+
+    def offset(self, index: tuple[Index, ...]) -> Index:
+        """Where an element lies, in elements; dimensions that join are walked as one where that is simpler."""
+        index, strides = list(index), list(self.strides)
+        for outer, inner in self.joins:
+            joined = index[outer] * self.shape[inner] + index[inner]
+            if _opaque(joined) < _opaque(index[outer]) + _opaque(index[inner]):
+                index[outer], index[inner] = 0, joined
+        total: Index = 0
+        for i, s in zip(index, strides):
+            total = total + i * s
+        return total
+
+
+def _opaque(index: Index) -> int:
+    """How many divisions and remainders an index needs."""
+    return sum(1 + _opaque(a.dividend) for a in atoms(index) if hasattr(a, "dividend"))  # type: ignore[attr-defined]
+
+
+# ---- statements ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Assign:
+    """name = value; the value's arguments are constants and names."""
+
+    name: str
+    value: Expr
+    axes: tuple[Variable, ...]
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """A tile carried through a loop: starts as `init` everywhere, and `step` replaces it at the end of each round."""
+
+    name: str
+    dtype: DType
+    init: Expr
+    axes: tuple[Variable, ...]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A state's next value."""
+
+    name: str
+    value: Expr
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One pass over an axis. split: full tiles first, then the tail, so that full tiles need no mask."""
+
+    axis: Axis
+    states: tuple[State, ...]
+    body: tuple[Statement, ...]
+    split: bool
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Store:
+    """buffer[index] = value over a tile."""
+
+    buffer: Buffer
+    index: tuple[Index, ...]
+    value: Expr
+    axes: tuple[Variable, ...]
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Stops the program where an index read from memory is out of range (in debug builds, and on the CPU)."""
+
+    value: Expr
+    below: Index
+    axes: tuple[Variable, ...]
+    line: Line | None = None
+
+
+Statement = Union[Assign, Update, Loop, Store, Check]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch. split: grid axes whose full tiles take a branch without masks."""
+
+    name: str
+    axes: tuple[Axis, ...]  # in the global order
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    body: tuple[Statement, ...]
+    split: tuple[Axis, ...] = ()
+    passes: int = 1
+    log: tuple[str, ...] = ()
+
+    def axis(self, variable: Variable) -> Axis:
+        return next(a for a in self.axes if a.variable is variable)
+
+    def tiled(self, free: Iterable[Variable]) -> tuple[Axis, ...]:
+        """The axes of a tile that varies along these variables, in the global order."""
+        wanted = set(free)
+        return tuple(a for a in self.axes if a.variable in wanted and a.is_tiled)
+
+    @property
+    def grid(self) -> tuple[Axis, ...]:
+        return tuple(a for a in self.axes if a.role in ("one", "grid"))
+
+    @property
+    def sizes(self) -> tuple[Symbol, ...]:
+        """The size symbols that the kernel's text needs, in order."""
+        strides = {s for b in (*self.reads, *self.writes) for s in b.stride_symbols()}
+        return tuple(sorted(self._used() - strides, key=lambda s: s.name))
+
+    @property
+    def strides(self) -> tuple[tuple[Buffer, int], ...]:
+        """The strides that are passed: (buffer, dimension)."""
+        used = self._used()
+        buffers = dict.fromkeys((*self.reads, *self.writes))
+        return tuple((b, d) for b in buffers for d, s in enumerate(b.strides) if sole_atom(s) in used)
+
+    def _used(self) -> set[Symbol]:
+        found = {a for axis in self.axes if axis.size == repr(axis.extent) for a in atoms(axis.extent)}
+        found |= {s for index in self._indices() for s in _symbols(index)}
+        return {a for a in found if isinstance(a, Symbol)}
+
+    def _indices(self) -> Iterator[Index]:
+        for statement in self.statements():
+            if isinstance(statement, Store):
+                yield from (statement.buffer.offset(statement.index),)
+            elif isinstance(statement, Check):
+                yield statement.below
+            elif isinstance(statement, (Assign, Update)):
+                value = statement.value
+                if value.kind == "load":
+                    buffer = self.buffer(value["tensor"])
+                    yield buffer.offset(value["index"])
+                else:
+                    yield from indices(value)
+
+    def buffer(self, node: Node) -> Buffer:
+        return next(b for b in self.reads if b.node is node)
+
+    def statements(self) -> Iterator[Statement]:
+        """Every statement, loops before their bodies."""
+        yield from _flatten(self.body)
+
+
+def _flatten(body: Iterable[Statement]) -> Iterator[Statement]:
+    for statement in body:
+        yield statement
+        if isinstance(statement, Loop):
+            yield from _flatten(statement.body)
+
+
+def _symbols(index: Index) -> Iterator[Symbol]:
+    from .index import free
+
+    yield from sorted((a for a in free(index) if isinstance(a, Symbol)), key=lambda s: s.name)
+
+
+# ---- the verifier ----------------------------------------------------------------------------------------------------
+
+
+def verify(kernel: Kernel) -> Kernel:
+    """The kernel, if it is well formed: names are defined once and before use, loop axes are used only inside their
+    loop, states are updated once in it, and every write is over all grid axes."""
+    known = {a.variable for a in kernel.axes if a.role in ("one", "grid", "block")}
+    _verify(kernel, kernel.body, {}, known)
+    stores = [s for s in kernel.statements() if isinstance(s, Store)]
+    assert stores, f"{kernel.name}: nothing is stored"
+    for store in stores:
+        free = {v for i in store.index for v in _variables(i)}
+        missing = [a for a in kernel.grid if a.variable not in free and a.extent != 1]
+        assert not missing, f"{kernel.name}: {store.buffer.name} is stored by every program of {missing}"
+    assert len({a.name for a in kernel.axes}) == len(kernel.axes), f"{kernel.name}: two axes of one name"
+    return kernel
+
+
+def _verify(kernel: Kernel, body: Iterable[Statement], names: dict[str, frozenset], axes: set[Variable]) -> None:
+    """names: what is defined here, with the axes it varies along."""
+    for s in body:
+        if isinstance(s, Loop):
+            inner = dict(names) | {state.name: frozenset(state.axes) for state in s.states}
+            assert s.axis.variable not in axes, f"{kernel.name}: {s.axis} is already bound"
+            _verify(kernel, s.body, inner, axes | {s.axis.variable})
+            updated = [u.name for u in _flatten(s.body) if isinstance(u, Update)]
+            for state in s.states:
+                assert updated.count(state.name) == 1, f"{kernel.name}: {state.name} is updated {updated.count(state.name)}x"
+                names[state.name] = frozenset(state.axes)
+            continue
+        for name, free in _names(s.value):
+            assert name in names, f"{kernel.name}: {name} is used before it is defined in {s}"
+            assert free == names[name], f"{kernel.name}: {name} varies along {names[name]}, used as {free}"
+        used = s.value.free | {v for i in getattr(s, "index", ()) for v in _variables(i)}
+        assert used <= axes, f"{kernel.name}: {used - axes} is not bound at {s}"
+        if isinstance(s, Assign):
+            assert s.name not in names, f"{kernel.name}: {s.name} is defined twice"
+            names[s.name] = frozenset(s.axes)
+
+
+def _variables(index: Index) -> set[Variable]:
+    from .scalar import variables
+
+    return set(variables(index))
+
+
+def _names(e: Expr) -> Iterator[tuple[str, frozenset]]:
+    parts = [*e.args, *(a.expr for i in indices(e) for a in loaded_in(i))]
+    if e.kind == "ref":
+        yield e["name"], frozenset(e["axes"])
+    for part in parts:
+        yield from _names(part)
+
+
+__all__ = ["Assign", "Axis", "Buffer", "Check", "Kernel", "Loop", "State", "Statement", "Store", "Update", "verify"]

@@ -1,0 +1,206 @@
+"""Which parts of a graph share a launch.
+
+Every reduction and every output may be a kernel of its own: that is the safe schedule, always legal. Kernels then merge
+along the edges between them, and where they read the same tensors, while one kernel can hold both and the cost rule says
+that it pays: bytes that no longer travel and launches saved, against programs lost. Elementwise producers are recomputed in
+each consumer, and views are index maps of loads, so neither is ever a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from ..cost import REFERENCE, Machine, distinct_bytes, known
+from ..ir import Graph, Node, topological
+from ..kernel import Buffer  # noqa: F401  (the vocabulary of this pass's callers)
+from ..lower import Write, lower
+from ..schedule import Refusal, check, refuse_loops_inside, nests_of
+from .split_groups import split_groups
+from .unify_axes import unify_axes
+
+EVERYTHING_AT_ONCE = 24  # kernels up to which the whole graph is tried as one first
+ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
+
+
+@dataclass(frozen=True)
+class Group:
+    """One launch to be: the nodes that it stores and those that it reads from memory."""
+
+    stores: tuple[Node, ...]
+    boundary: frozenset[Node]
+
+
+@dataclass
+class Partition:
+    """The launches in order, and why each boundary between them stands."""
+
+    groups: list[Group]
+    reasons: list[str] = field(default_factory=list)
+
+
+def fuse_vertically(graph: Graph, sizes: Mapping[str, int], safe: bool = False, machine: Machine = REFERENCE) -> Partition:
+    """The graph as launches. safe: one per reduction and output, no merging."""
+    return _Fuser(graph, sizes, machine).run(safe)
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], machine: Machine) -> None:
+        self.graph, self.sizes, self.machine = graph, sizes, machine
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        outputs = [o for o in dict.fromkeys(graph.outputs) if o.op.name != "input"]
+        self.stored = [n for n in self.order if n.op.reduction is not None and _is_work(n) or n in outputs]
+        self.outputs = set(outputs)
+        self.inputs = set(graph.inputs)
+        self.needs = {n: self._direct(n) for n in self.stored}
+        self.costs: dict[frozenset[Node], float | Refusal] = {}
+        self.refusals: dict[frozenset[Node], str] = {}
+
+    def _direct(self, node: Node) -> set[Node]:
+        """The stored nodes that a node reads, looking through what is recomputed."""
+        found: set[Node] = set()
+        seen: set[Node] = set()
+        stack = list(node.inputs)
+        cut = set(self.stored)
+        while stack:
+            n = stack.pop()
+            if n in seen:
+                continue
+            seen.add(n)
+            if n in cut:
+                found.add(n)
+            else:
+                stack += n.inputs
+        return found
+
+    def run(self, safe: bool) -> Partition:
+        groups = [frozenset((n,)) for n in self.stored]
+        if not safe and len(groups) > 1:
+            groups = self._merge_all(groups)
+        return Partition([self._group(g) for g in self._in_order(groups)], self._reasons(groups))
+
+    # -- merging
+
+    def _merge_all(self, groups: list[frozenset[Node]]) -> list[frozenset[Node]]:
+        if len(groups) <= EVERYTHING_AT_ONCE:
+            whole = frozenset().union(*groups)
+            apart = sum(self._cost(g) for g in groups)
+            if self._cost(whole) <= apart:
+                return [whole]
+        while True:
+            best, gain = None, 0.0
+            for a, b in self._neighbours(groups):
+                saved = self._cost(a) + self._cost(b) - self._cost(a | b)
+                if saved > gain and self._is_convex(groups, a, b):
+                    best, gain = (a, b), saved
+            if best is None:
+                return groups
+            a, b = best
+            groups = [g for g in groups if g not in (a, b)] + [a | b]
+
+    def _neighbours(self, groups: Sequence[frozenset[Node]]) -> Iterable[tuple[frozenset[Node], frozenset[Node]]]:
+        """Pairs with an edge between them, or a tensor that both read."""
+        reads = {g: set().union(*(self.needs[n] for n in g)) - g for g in groups}
+        sources = {g: self._sources(g) for g in groups}
+        for i, a in enumerate(groups):
+            for b in groups[i + 1 :]:
+                if reads[a] & b or reads[b] & a or sources[a] & sources[b]:
+                    yield a, b
+
+    def _sources(self, group: frozenset[Node]) -> set[Node]:
+        """Large tensors that a group reads from outside it."""
+        found = set()
+        cut = set(self.stored) - group
+        for node in topological(group):
+            for arg in node.inputs:
+                if arg in cut or arg in self.inputs:
+                    found.add(arg)
+        return found
+
+    def _is_convex(self, groups: Sequence[frozenset[Node]], a: frozenset[Node], b: frozenset[Node]) -> bool:
+        """Whether no path leaves the pair and comes back."""
+        dag = self._dag(groups)
+        merged = nx.contracted_nodes(dag, a, b, self_loops=False)
+        return nx.is_directed_acyclic_graph(merged)
+
+    def _dag(self, groups: Sequence[frozenset[Node]]) -> nx.DiGraph:
+        owner = {n: g for g in groups for n in g}
+        dag = nx.DiGraph()
+        dag.add_nodes_from(groups)
+        for g in groups:
+            for n in g:
+                for need in self.needs[n]:
+                    if owner[need] is not g:
+                        dag.add_edge(owner[need], g)
+        return dag
+
+    def _in_order(self, groups: Sequence[frozenset[Node]]) -> list[frozenset[Node]]:
+        return list(nx.lexicographical_topological_sort(self._dag(groups), key=lambda g: min(self.order[n] for n in g)))
+
+    # -- one group
+
+    def _group(self, nodes: frozenset[Node]) -> Group:
+        used_outside = {need for n in self.stored if n not in nodes for need in self.needs[n]}
+        stores = tuple(n for n in self.stored if n in nodes and (n in self.outputs or n in used_outside))
+        boundary = frozenset((set(self.stored) - nodes) | self.inputs)
+        return Group(stores, boundary)
+
+    def writes(self, nodes: frozenset[Node]) -> list[Write]:
+        group = self._group(nodes)
+        return unify_axes(split_groups(lower(group.stores, group.boundary)))
+
+    def _cost(self, nodes: frozenset[Node]) -> float:
+        """Modelled seconds of a launch, infinite where no kernel can hold these nodes."""
+        cached = self.costs.get(nodes)
+        if cached is None:
+            try:
+                cached = self._seconds(nodes)
+            except Refusal as refusal:
+                cached = math.inf
+                self.refusals[nodes] = str(refusal)
+            self.costs[nodes] = cached
+        return cached  # type: ignore[return-value]
+
+    def _seconds(self, nodes: frozenset[Node]) -> float:
+        writes = self.writes(nodes)
+        check(writes)
+        refuse_loops_inside(writes)
+        reads, stored = distinct_bytes(writes, self.sizes)
+        return self.machine.seconds(sum(reads.values()) + sum(stored.values()), self._programs(writes))
+
+    def _programs(self, writes: Sequence[Write]) -> int:
+        """About how many programs the grid axes give."""
+        nests = nests_of(writes)
+        reduced = {a for nest in nests for a in nest}
+        count = 1
+        for axis in writes[0].axes:
+            if axis not in reduced:
+                count *= known(axis.extent, self.sizes)
+        if not nests:
+            return max(1, count // ROW_TILE)
+        rows = all(_moves_last(w, reduced) for w in writes)
+        return count if rows else max(1, count // LANE_TILE)
+
+    def _reasons(self, groups: Sequence[frozenset[Node]]) -> list[str]:
+        reasons = []
+        for a, b in self._neighbours(groups):
+            why = self.refusals.get(a | b)
+            names = " and ".join("+".join(n.op.name for n in sorted(g, key=self.order.__getitem__)) for g in (a, b))
+            if why is None and math.isfinite(self._cost(a | b)):
+                lost = self._cost(a | b) - self._cost(a) - self._cost(b)
+                why = f"one launch would be {lost * 1e6:.1f} us slower on {self.machine.name} (modelled): too few programs"
+            reasons.append(f"{names}: {why or self.refusals.get(a | b, 'a path between them leaves the pair')}")
+        return reasons
+
+
+def _moves_last(w: Write, reduced: set) -> bool:
+    """Whether the reduction runs along the last dimension, so that a program has rows."""
+    return not w.axes or w.axes[-1] in reduced or not (set(w.axes) & reduced)
+
+
+def _is_work(node: Node) -> bool:
+    """A reduction over something: over no dimensions, or over ones of size 1, it is a view."""
+    return any(node.args[0].shape[d] != 1 for d in node["dim"])  # type: ignore[union-attr]

@@ -1,0 +1,56 @@
+"""An output axis that reductions see only divided is two axes: the group, which they share, and the place in it.
+
+Group norm writes y[c] from statistics of group c // k. With c = g * k + r the statistics depend on g alone, and the
+reduction's own axis becomes the same as r: each group is reduced once, by the program that writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..index import Atom, Index, Quotient, Remainder, Variable, atoms, divide_exactly, poly, sole_atom
+from ..lower import Origin, Write, rename
+from ..scalar import Expr, indices, walk
+
+
+def split_groups(writes: list[Write], origin: Origin | None = None) -> list[Write]:
+    """The writes with every such axis split."""
+    for axis in dict.fromkeys(a for w in writes for a in w.axes):
+        divisor = _divisor(writes, axis)
+        groups = None if divisor is None else divide_exactly(axis.extent, divisor)
+        if divisor is not None and groups is not None:
+            group, place = Variable(axis.name, groups), Variable(axis.name, divisor)
+            writes = rename(writes, {axis: poly(group) * divisor + place}, origin)
+    return writes
+
+
+def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
+    """k, if some reduction uses the axis, and only as axis // k."""
+    found: set[Index] = set()
+    for r in walk([w.value for w in writes]):
+        if r.kind != "reduce" or axis not in r.free:
+            continue
+        used = set(_uses(r, axis))
+        if None in used:
+            return None
+        found |= used  # type: ignore[arg-type]
+    return found.pop() if len(found) == 1 else None
+
+
+def _uses(r: Expr, axis: Variable) -> Iterator[Index | None]:
+    """For each use of the axis below a reduction: its divisor, None where it is used otherwise."""
+    for e in walk([r]):
+        for index in indices(e):
+            yield from _index_uses(index, axis)
+
+
+def _index_uses(index: Index, axis: Variable) -> Iterator[Index | None]:
+    for atom in atoms(index):
+        if atom is axis:
+            yield None
+        elif isinstance(atom, Quotient) and axis in atom.free:
+            yield atom.divisor if _is_division(atom, axis) else None
+
+
+def _is_division(atom: Atom, axis: Variable) -> bool:
+    return isinstance(atom, Quotient) and not isinstance(atom, Remainder) and sole_atom(atom.dividend) is axis

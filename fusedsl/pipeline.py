@@ -1,0 +1,98 @@
+"""The compiler as a list of passes, in order: Graph to launches.
+
+Passes on the Graph run once a trace; what depends on layouts and on the sizes of rows runs once a specialisation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .ir import Graph, Node, topological
+from .kernel import Buffer, Kernel
+from .lower import Origin, Write, lower
+from .options import Rung, say
+from .passes.decompose import decompose
+from .passes.fix_rows import fix_rows
+from .passes.fuse_vertically import Group, Partition, fuse_vertically
+from .passes.merge_axes import merge_axes
+from .passes.simplify import simplify
+from .passes.split_axes import split_axes
+from .passes.split_groups import split_groups
+from .passes.split_reductions import split_reductions
+from .passes.unify_axes import unify_axes
+from .schedule import Names, schedule
+
+PIPELINE: tuple[Callable[[Graph], Graph], ...] = (simplify, decompose, simplify)
+
+
+def optimise(graph: Graph) -> Graph:
+    """The graph in primitives, simplified."""
+    for step in PIPELINE:
+        started = time.perf_counter()
+        graph = verified(step(graph), step.__name__)
+        _report(step.__name__, started, graph)
+    return graph
+
+
+def verified(graph: Graph, after: str) -> Graph:
+    """The graph, if every input that its outputs need is among its inputs."""
+    inputs = set(graph.inputs)
+    for node in graph.nodes:
+        assert node.op.name != "input" or node in inputs, f"after {after}: {node} is not an input of {graph.name}"
+    return graph
+
+
+def _report(name: str, started: float, graph: Graph) -> None:
+    def text() -> str:
+        return f"{name}: {(time.perf_counter() - started) * 1e3:.1f} ms, {len(graph.nodes)} nodes"
+
+    say(Rung.PASSES, text)
+    say(Rung.GRAPHS, lambda: _shown(graph))
+
+
+def _shown(graph: Graph) -> str:
+    from .text import show
+
+    return show(graph)
+
+
+@dataclass(frozen=True)
+class Specialised:
+    """A graph whose resident rows have numbers for sizes, cut into launches."""
+
+    graph: Graph
+    fixed: Mapping[str, int]
+    partition: Partition
+
+
+def specialise(graph: Graph, sizes: Mapping[str, int], safe: bool = False) -> Specialised:
+    """The launches of a graph for sizes like these. safe: a launch per reduction and output."""
+    started = time.perf_counter()
+    graph = split_reductions(graph, sizes)
+    graph, fixed = fix_rows(graph, sizes)
+    graph = simplify(graph)
+    partition = fuse_vertically(graph, sizes, safe)
+    _report("specialise", started, graph)
+    return Specialised(graph, fixed, partition)
+
+
+def writes_of(group: Group, buffers: Mapping[Node, Buffer], eager: bool, origin: Origin) -> list[Write]:
+    """A launch's stores as scalar expressions over as few axes as can be."""
+    writes = split_groups(lower(group.stores, group.boundary, eager, origin), origin)
+    writes = split_axes(unify_axes(writes, origin), origin)
+    return merge_axes(unify_axes(writes, origin), buffers, origin)
+
+
+def kernel_of(name: str, graph: Graph, group: Group, buffers: Mapping[Node, Buffer], eager: bool = False) -> Kernel:
+    """The kernel of one launch."""
+    origin: Origin = {}
+    writes = writes_of(group, buffers, eager, origin)
+    used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
+    mine = {n: b for n, b in buffers.items() if n in used}
+    names = Names(
+        {e: graph.names[n] for e, n in origin.items() if n in graph.names and n not in group.boundary},
+        {e: graph.lines[n] for e, n in origin.items() if n in graph.lines},
+    )
+    return schedule(name, writes, mine, names)

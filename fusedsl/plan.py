@@ -1,0 +1,391 @@
+"""What runs when a fused function is called: the launches, and what they cost, known before anything is launched."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from . import runtime
+from .codegen.inspect import TARGETS, Compiled, compile_kernel
+from .codegen.tile import Config, choose
+from .codegen.triton import CARRIED, Parameter, parameters, source
+from .cost import Traffic, distinct_bytes, is_number, known, traffic
+from .errors import BadOption
+from .index import evaluate
+from .interpret import interpret
+from .ir import Graph, Node
+from .kernel import Buffer, Kernel
+from .layout import Layout, buffer_of, contiguous_strides, layout_of
+from .lower import lower
+from .options import Options, Rung, say
+from .passes.unify_axes import unify_axes
+from .pipeline import Specialised, kernel_of, specialise
+
+Sizes = Mapping[str, int]
+
+
+def identifier(text: str, default: str = "value") -> str:
+    """A name that is safe to print into source: letters, digits and underscores, no keyword."""
+    name = re.sub(r"\W", "_", text, flags=re.ASCII).strip("_") or default
+    return f"{default}_{name}" if name[0].isdigit() or keyword.iskeyword(name) or name in ("tl", "triton") else name
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch of a program: the kernel, its text and parameters."""
+
+    kernel: Kernel
+    source: str
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def function(self) -> Any:
+        return runtime.load(self.source, self.kernel.name)
+
+
+class Program:
+    """The launches of a graph for one choice of layouts and resident rows, for any other sizes."""
+
+    def __init__(self, graph: Graph, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout], safe: bool = False) -> None:
+        self.specialised: Specialised = specialise(graph, sizes, safe)
+        self.graph = self.specialised.graph
+        self.names = _names(self.graph, self.specialised)
+        self.buffers = self._buffers(sizes, inputs, outputs)
+        self.steps = [self._step(at) for at in range(len(self.specialised.partition.groups))]
+
+    def _buffers(self, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout]) -> dict[Node, Buffer]:
+        found: dict[Node, Buffer] = {}
+        for node, layout in zip(self.graph.inputs, inputs, strict=True):
+            found[node] = buffer_of(node, self.names[node], layout, is_number(node))
+        for node, layout in zip(self.graph.outputs, outputs, strict=True):
+            found.setdefault(node, buffer_of(node, self.names[node], layout))
+        for node in self.intermediates:
+            shape = [evaluate(n, sizes) for n in node.shape]
+            found[node] = buffer_of(node, self.names[node], layout_of(shape, contiguous_strides(shape)))
+        return found
+
+    @property
+    def intermediates(self) -> list[Node]:
+        """What one launch leaves in memory for another."""
+        stored = [n for group in self.specialised.partition.groups for n in group.stores]
+        return [n for n in stored if n not in self.graph.outputs]
+
+    def _step(self, at: int) -> Step:
+        groups = self.specialised.partition.groups
+        name = identifier(self.graph.name, "kernel")
+        name = name if len(groups) == 1 else f"{name}_{at}"
+        eager = Options.from_env().numerics == "eager"
+        kernel = kernel_of(name, self.graph, groups[at], self.buffers, eager)
+        text = source(kernel)
+        say(Rung.SOURCE, lambda: text)
+        return Step(kernel, text, tuple(parameters(kernel)))
+
+
+def _names(graph: Graph, specialised: Specialised) -> dict[Node, str]:
+    """A name of its own for every tensor in memory: the user's where there is one."""
+    names: dict[Node, str] = {}
+    taken: set[str] = set()
+
+    def give(node: Node, name: str) -> None:
+        base, n = name, 2
+        while name in taken:
+            name, n = f"{base}_{n}", n + 1
+        taken.add(name)
+        names[node] = name
+
+    for node in graph.inputs:
+        give(node, identifier(graph.names.get(node) or node["name"], "arg"))
+    for at, node in enumerate(graph.outputs):
+        if node not in names:
+            give(node, identifier(graph.names.get(node, f"out{at}" if len(graph.outputs) > 1 else "out"), "out"))
+    for group in specialised.partition.groups:
+        for node in group.stores:
+            if node not in names:
+                give(node, identifier(graph.names.get(node, node.op.name.removeprefix("reduce_")), "part"))
+    return names
+
+
+@dataclass(frozen=True)
+class PlannedKernel:
+    """One launch: its text, its grid, and the bytes it moves by tensor."""
+
+    name: str
+    source: str
+    grid: tuple[int, int, int]
+    reads: dict[str, int]
+    writes: dict[str, int]
+    passes: int
+    requested: dict[str, int]
+    config: Config
+    step: Step
+
+
+class Plan:
+    """A program with its sizes: everything about a call but the addresses. Prints as a table."""
+
+    def __init__(self, program: Program, sizes: Sizes, original: Graph, target: str, output_strides: Sequence[Sequence[int]]) -> None:
+        self.program, self.sizes, self.target = program, dict(sizes), target
+        self.graph = original
+        self.output_strides = [tuple(s) for s in output_strides]
+        self.output_shapes = [tuple(evaluate(n, sizes) for n in o.shape) for o in program.graph.outputs]
+        self.configs = [choose(s.kernel, sizes, target) for s in program.steps]
+        self.grids = [_grid(s.kernel, c, sizes) for s, c in zip(program.steps, self.configs, strict=True)]
+        self._constants = [self._fixed(s) for s in program.steps]
+
+    # -- what a user asks
+
+    @property
+    def launches(self) -> int:
+        """Kernels that a call launches; one over no elements is not launched."""
+        return sum(grid[0] > 0 for grid in self.grids)
+
+    @cached_property
+    def kernels(self) -> list[PlannedKernel]:
+        result = []
+        for step, config, grid in zip(self.program.steps, self.configs, self.grids, strict=True):
+            moved = self._traffic(step.kernel, config) if grid[0] else Traffic()
+            result.append(
+                PlannedKernel(
+                    step.kernel.name, step.source, grid, moved.reads, moved.writes, step.kernel.passes, moved.requested, config, step
+                )
+            )
+        return result
+
+    def _traffic(self, kernel: Kernel, config: Config) -> Traffic:
+        buffers = {b.name: b for b in (*kernel.reads, *kernel.writes)}
+        footprints = {name: self._footprint(b) for name, b in buffers.items()}
+        return traffic(kernel, dict(config.tiles), self.sizes, footprints)
+
+    def _footprint(self, buffer: Buffer) -> int:
+        """The distinct elements in a tensor's memory: dimensions of stride 0 hold one."""
+        total = 1
+        for n, stride in zip(buffer.shape, buffer.strides, strict=True):
+            total *= 1 if stride == 0 else evaluate(n, self.sizes)
+        return total
+
+    @property
+    def bytes(self) -> int:
+        """Per launch each distinct byte read and each byte written, summed over launches."""
+        return sum(sum(k.reads.values()) + sum(k.writes.values()) for k in self.kernels)
+
+    @property
+    def load_bytes(self) -> int:
+        """Every byte that the programs request."""
+        return sum(sum(k.requested.values()) for k in self.kernels)
+
+    @cached_property
+    def compulsory_bytes(self) -> int:
+        """Each input byte that the outputs depend on once, each output byte once."""
+        outputs = [o for o in dict.fromkeys(self.program.graph.outputs) if o.op.name != "input"]
+        writes = unify_axes(lower(outputs, self.program.graph.inputs))
+        reads, stored = distinct_bytes(writes, self.sizes)
+        total = sum(stored.values())
+        for node, count in reads.items():
+            total += min(count, self._footprint(self.program.buffers[node]) * node.dtype.bytes)
+        return total
+
+    @property
+    def copies(self) -> int:
+        """Uploads that a call makes. None: sizes and strides are arguments."""
+        return 0
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory for what one launch leaves for another."""
+        return sum(known(n.type.size, self.sizes) * n.dtype.bytes for n in self.program.intermediates)
+
+    @property
+    def passes(self) -> int:
+        """The most walks over its reduced axes that a kernel makes; 1 where rows are resident."""
+        return max((s.kernel.passes for s in self.program.steps), default=0)
+
+    def compile(self, target: str = "sm_90") -> list[Compiled]:
+        """Each kernel compiled for a GPU, which need not be there: registers, spills, shared memory, SASS.
+
+        Raises BadOption for a target that is not one of fusedsl.codegen.inspect.TARGETS."""
+        if target not in TARGETS:
+            raise BadOption(name="target", rule=f"one of {', '.join(TARGETS)}", got=repr(target))
+        result = []
+        for step, grid in zip(self.program.steps, self.grids, strict=True):
+            if grid[0]:
+                result.append(self._compile(step, choose(step.kernel, self.sizes, target), target))
+        return result
+
+    def _compile(self, step: Step, config: Config, target: str) -> Compiled:
+        values = self._fixed(step)
+        signature: dict[str, str] = {}
+        divisible: set[str] = set()
+        for p in step.parameters:
+            if p.kind == "pointer":
+                assert p.buffer is not None
+                carrier, *_ = CARRIED.get(p.buffer.dtype.name, (p.buffer.dtype.triton,))
+                signature[p.name] = f"*{carrier}"
+                divisible.add(p.name)
+            elif p.kind == "number":
+                assert p.buffer is not None
+                signature[p.name] = p.buffer.dtype.triton
+            elif p.kind == "tile":
+                signature[p.name] = "constexpr"
+            else:
+                value = values.get(p.name, 16)
+                signature[p.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+                if p.kind == "stride" and value % 16 == 0:
+                    divisible.add(p.name)
+        return compile_kernel(
+            step.function, signature, dict(config.tiles), target,
+            num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(divisible),
+        )  # fmt: skip
+
+    def explain(self) -> str:
+        """Why each kernel boundary is where it is, priced in bytes and launches."""
+        lines = [f"{self.graph.name}: {self.launches} launch{'es' if self.launches != 1 else ''}, {self.bytes:,} bytes "
+                 f"(compulsory {self.compulsory_bytes:,}), {self.load_bytes:,} bytes requested"]  # fmt: skip
+        for k in self.kernels:
+            where = "resident" if k.passes == 1 else f"{k.passes} passes"
+            lines.append(f"  {k.name}: grid {k.grid[0]}, {where}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}")
+        if self.program.specialised.fixed:
+            fixed = ", ".join(f"{k} = {v}" for k, v in sorted(self.program.specialised.fixed.items()))
+            lines.append(f"  sizes of resident rows, part of the kernel: {fixed}")
+        for reason in self.program.specialised.partition.reasons:
+            lines.append(f"  not fused: {reason}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    # -- a call
+
+    def _fixed(self, step: Step) -> dict[str, int]:
+        """The arguments that depend on sizes and on strides of tensors that we allocate."""
+        strides = dict(zip(self.program.graph.outputs, self.output_strides, strict=True))
+        values: dict[str, int] = {}
+        for p in step.parameters:
+            if p.kind == "size":
+                values[p.name] = evaluate(p.value, self.sizes)
+            elif p.kind == "stride" and p.buffer is not None:
+                shape = [evaluate(n, self.sizes) for n in p.buffer.shape]
+                node = p.buffer.node
+                if node in strides:
+                    values[p.name] = strides[node][p.dim]
+                elif node in self._input_strides:
+                    values[p.name] = self._input_strides[node][p.dim]
+                else:
+                    values[p.name] = contiguous_strides(shape)[p.dim]
+        return values
+
+    @cached_property
+    def _input_strides(self) -> dict[Node, tuple[int, ...]]:
+        return {}
+
+    def run(self, values: Sequence[Any], device: torch.device, hooks: Any = None) -> list[torch.Tensor]:
+        """Launches every kernel; returns the graph's outputs. values: the graph's inputs in order."""
+        program = self.program
+        memory: dict[Node, Any] = dict(zip(program.graph.inputs, values, strict=True))
+        for node, shape, strides in zip(program.graph.outputs, self.output_shapes, self.output_strides, strict=True):
+            if node not in memory:
+                memory[node] = torch.empty_strided(shape, strides, dtype=node.dtype.torch, device=device)
+        for node in program.intermediates:
+            shape = [evaluate(n, self.sizes) for n in node.shape]
+            memory[node] = torch.empty(shape, dtype=node.dtype.torch, device=device)
+        for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self._constants, strict=True):
+            if grid[0]:
+                runtime.launch(step.function, grid, _arguments(step, memory, fixed), config, device, hooks)
+        return [memory[o] for o in program.graph.outputs]
+
+
+def _arguments(step: Step, memory: Mapping[Node, Any], fixed: Mapping[str, int]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for p in step.parameters:
+        if p.kind in ("pointer", "number"):
+            assert p.buffer is not None
+            arguments[p.name] = memory[p.buffer.node]
+        elif p.kind == "size":
+            arguments[p.name] = fixed[p.name]
+        elif p.kind == "stride":
+            assert p.buffer is not None
+            arguments[p.name] = memory[p.buffer.node].stride(p.dim)
+    return arguments
+
+
+def _grid(kernel: Kernel, config: Config, sizes: Sizes) -> tuple[int, int, int]:
+    count = 1
+    for axis in kernel.grid:
+        extent = evaluate(axis.extent, sizes)
+        count *= -(-extent // config[axis.tile]) if axis.is_tiled else extent
+    if any(evaluate(a.extent, sizes) == 0 for s in kernel.writes for a in kernel.axes if a.role == "grid"):
+        count = 0
+    return (count, 1, 1)
+
+
+def _amounts(bytes_by_name: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in bytes_by_name.items()) or "nothing"
+
+
+class Planner:
+    """The plans of one trace: one program per layouts and resident rows, one plan per sizes."""
+
+    def __init__(self, original: Graph, optimised: Graph) -> None:
+        self.original, self.optimised = original, optimised
+        self.programs: dict[tuple, list[tuple[Program, tuple[str, ...]]]] = {}
+        self.plans: dict[tuple, Plan] = {}
+        self.lock = threading.Lock()
+
+    def plan(self, values: Sequence[Any], sizes: Sizes, device: torch.device, target: str | None = None, safe: bool = False) -> Plan:
+        """The plan for these inputs: of tensors only sizes, strides and dtypes matter."""
+        strides = tuple(v.stride() if isinstance(v, torch.Tensor) else () for v in values)
+        shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else () for v in values)
+        target = target or runtime.target_of(device)
+        key = (tuple(sorted(sizes.items())), shapes, strides, target, safe)
+        with self.lock:
+            plan = self.plans.get(key)
+            if plan is None:
+                if len(self.plans) > 4096:
+                    self.plans.clear()
+                plan = self.plans[key] = self._make(values, sizes, shapes, strides, target, safe)
+            return plan
+
+    def _make(self, values: Sequence[Any], sizes: Sizes, shapes: tuple, strides: tuple, target: str, safe: bool) -> Plan:
+        outs = self._output_strides(values, sizes)
+        layouts = tuple(layout_of(n, s) for n, s in zip(shapes, strides, strict=True))
+        out_shapes = [[evaluate(n, sizes) for n in o.shape] for o in self.optimised.outputs]
+        out_layouts = tuple(layout_of(n, s) for n, s in zip(out_shapes, outs, strict=True))
+        program = self._program(sizes, layouts, out_layouts, safe)
+        plan = Plan(program, sizes, self.original, target, outs)
+        plan.__dict__["_input_strides"] = dict(zip(program.graph.inputs, strides, strict=True))
+        return plan
+
+    def _program(self, sizes: Sizes, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], safe: bool) -> Program:
+        """A program made before serves if its rows have these sizes."""
+        regime = _regime(self.optimised, sizes)
+        found = self.programs.setdefault((inputs, outputs, safe), [])
+        for program, resident in found:
+            fixed = program.specialised.fixed
+            if resident == regime and all(sizes[name] == value for name, value in fixed.items()):
+                return program
+        program = Program(self.optimised, sizes, inputs, outputs, safe)
+        found.append((program, regime))
+        return program
+
+    def _output_strides(self, values: Sequence[Any], sizes: Sizes) -> list[tuple[int, ...]]:
+        """The strides that eager gives: its own functions run on tensors without memory."""
+        meta = [
+            torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") if isinstance(v, torch.Tensor) else v
+            for v in values
+        ]
+        return [tuple(o.stride()) for o in interpret(self.original, meta, sizes)]
+
+
+def _regime(graph: Graph, sizes: Sizes) -> tuple[str, ...]:
+    """Which rows are resident at these sizes: a program serves only sizes with the same answer."""
+    from .passes.fix_rows import fix_rows
+    from .passes.split_reductions import split_reductions
+
+    _, fixed = fix_rows(split_reductions(graph, sizes), sizes)
+    return tuple(sorted(fixed))

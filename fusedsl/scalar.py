@@ -1,0 +1,285 @@
+"""Scalar expressions: what a kernel computes for one point of its iteration space.
+
+Interned, so equal means identical; every expression knows the axes free in it. Indices are `fusedsl.index` polynomials over
+axes; a value read from memory stands in an index as a `Loaded` atom.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from .index import Atom, Index, Variable, atoms, free, poly, replace
+from .ir import Node, Op, bits_of
+from .types import DType, bool_
+
+Free = frozenset[Variable]
+NONE: Free = frozenset()
+
+
+class Expr:
+    """One scalar value.
+
+    kind      what it is                                              attrs
+    load      an element of a tensor, args: () or (guard,)             tensor: Node, index: tuple[Index]
+    const     a number                                                 value
+    number    an index as a value                                      index
+    apply     an elementwise op on args                                the op's own
+    round     args[0] rounded to a narrower float and back             to: DType
+    select    args[1] where args[0], else args[2]; never a mask
+    less      a < b on indices                                         a, b
+    both      args[0] and args[1]
+    reduce    args[0] combined over axes                               axes: tuple[Variable]
+    ref       a value that a statement of the kernel has named         name, axes
+    inside    whether a tile's index lies within its axis              axis
+    spread    args[0] repeated along axes that it does not vary along  axes
+    combine   a state args[0] combined with args[1], lane by lane
+    """
+
+    __slots__ = ("__weakref__", "_attrs", "args", "dtype", "free", "kind", "op")
+    kind: str
+    op: Op | None
+    args: tuple[Expr, ...]
+    dtype: DType  # the type it is computed in
+    free: Free  # the axes it varies along
+
+    _table: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
+    _lock = threading.RLock()
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self._attrs)
+
+    def __getitem__(self, name: str) -> Any:
+        for key, value in self._attrs:
+            if key == name:
+                return value
+        raise KeyError(name)
+
+    def __repr__(self) -> str:
+        return show(self)
+
+
+def make(kind: str, dtype: DType, args: tuple[Expr, ...] = (), op: Op | None = None, /, **attrs: Any) -> Expr:
+    """The one expression of these parts."""
+    frozen = tuple(sorted(attrs.items()))
+    key = (kind, dtype, args, op.name if op else None, tuple((k, _key_of(v)) for k, v in frozen))
+    with Expr._lock:
+        found = Expr._table.get(key)
+        if found is None:
+            found = object.__new__(Expr)
+            found.kind, found.dtype, found.args, found.op, found._attrs = kind, dtype, args, op, frozen
+            found.free = _free(found)
+            Expr._table[key] = found
+        return found
+
+
+def _key_of(value: Any) -> Any:
+    return bits_of(value) if isinstance(value, (bool, int, float)) else value
+
+
+def _free(e: Expr) -> Free:
+    axes = NONE
+    for arg in e.args:
+        axes |= arg.free
+    for index in indices(e):
+        axes |= variables(index)
+    if e.kind == "reduce":
+        axes -= frozenset(e["axes"])
+    if e.kind == "ref":
+        axes |= frozenset(e["axes"])
+    if e.kind == "spread":
+        axes |= frozenset(e["axes"])
+    if e.kind == "inside":
+        axes |= {e["axis"]}
+    return axes
+
+
+def indices(e: Expr) -> tuple[Index, ...]:
+    """The indices that stand directly in an expression."""
+    if e.kind == "load":
+        return e["index"]
+    if e.kind == "number":
+        return (e["index"],)
+    if e.kind == "less":
+        return (e["a"], e["b"])
+    return ()
+
+
+def variables(index: Index) -> Free:
+    """The axes in an index."""
+    return frozenset(a for a in free(index) if isinstance(a, Variable))
+
+
+class Loaded(Atom):
+    """An integer value of a tensor used as an index, known to lie in [0, below)."""
+
+    __slots__ = ("below", "expr")
+    _table: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
+
+    def __new__(cls, expr: Expr, below: Index) -> Loaded:
+        with Expr._lock:
+            found = cls._table.get((expr, below))
+            if found is None:
+                found = super().__new__(cls)
+                found.expr, found.below = expr, below
+                found.key = (3, show(expr))
+                cls._table[expr, below] = found
+            return found
+
+    @property
+    def bounds(self) -> tuple[Index, Index]:
+        return 0, self.below - 1
+
+    @property
+    def free(self) -> frozenset[Atom]:
+        return frozenset(self.expr.free)
+
+    def replace(self, mapping: Mapping[Atom, Index]) -> Index:
+        return poly(Loaded(substitute(self.expr, mapping), replace(self.below, mapping)))
+
+    def __repr__(self) -> str:
+        return show(self.expr)
+
+
+def loaded_in(index: Index) -> Iterator[Loaded]:
+    """The values from memory that an index needs, at any depth of quotients."""
+    for atom in atoms(index):
+        if isinstance(atom, Loaded):
+            yield atom
+        elif hasattr(atom, "dividend"):
+            yield from loaded_in(atom.dividend)  # type: ignore[attr-defined]
+
+
+def children(e: Expr) -> list[Expr]:
+    """Every expression that this one is made of: its arguments, and the values its indices read."""
+    return [*e.args, *(atom.expr for index in indices(e) for atom in loaded_in(index))]
+
+
+def walk(roots: list[Expr]) -> list[Expr]:
+    """Every expression below the roots once, each after what it is made of."""
+    order: list[Expr] = []
+    seen: set[Expr] = set()
+    stack = [(root, False) for root in reversed(roots)]
+    while stack:
+        e, done = stack.pop()
+        if done:
+            order.append(e)
+        elif e not in seen:
+            seen.add(e)
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(children(e)) if c not in seen)
+    return order
+
+
+def substitute(e: Expr, mapping: Mapping[Atom, Index], memo: dict[Expr, Expr] | None = None) -> Expr:
+    """The expression with axes and sizes replaced in its indices, and reductions' axes renamed with them."""
+    memo = {} if memo is None else memo
+    for node in walk([e]):
+        if node not in memo:
+            memo[node] = _substituted(node, mapping, memo)
+    return memo[e]
+
+
+def _substituted(e: Expr, mapping: Mapping[Atom, Index], memo: Mapping[Expr, Expr]) -> Expr:
+    args = tuple(memo[a] for a in e.args)
+    if e.kind == "load":
+        guard = tuple(g for g in args if g is not TRUE)
+        return make("load", e.dtype, guard, tensor=e["tensor"], index=tuple(replace(i, mapping) for i in e["index"]))
+    if e.kind == "number":
+        return make("number", e.dtype, index=replace(e["index"], mapping))
+    if e.kind == "less":
+        return less(replace(e["a"], mapping), replace(e["b"], mapping))
+    if e.kind == "both":
+        return both(*args)
+    if e.kind == "select":
+        return select(*args)
+    if e.kind == "reduce":
+        axes = tuple(dict.fromkeys(v for a in e["axes"] for v in _renamed(a, mapping)))
+        return make("reduce", e.dtype, args, e.op, axes=axes)
+    return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
+
+
+def _renamed(axis: Variable, mapping: Mapping[Atom, Index]) -> list[Variable]:
+    """The axes that stand for one: itself, another, or the axes of what it is split into or merged to."""
+    to = mapping.get(axis)
+    return [axis] if to is None else sorted(variables(to), key=lambda a: a.key)
+
+
+def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
+    """The same operation on other arguments."""
+    return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
+
+
+# ---- construction with what is known at once -------------------------------------------------------------------------
+
+
+def constant(value: bool | int | float, dtype: DType) -> Expr:
+    if dtype.is_float:
+        value = float(value)
+    return make("const", dtype, value=value)
+
+
+TRUE, FALSE = constant(True, bool_), constant(False, bool_)
+
+
+def less(a: Index, b: Index) -> Expr:
+    """a < b, decided where the ranges decide it."""
+    from .index import is_less, is_nonnegative
+
+    if is_less(a, b):
+        return TRUE
+    if is_nonnegative(a - b):
+        return FALSE
+    return make("less", bool_, a=a, b=b)
+
+
+def both(p: Expr, q: Expr) -> Expr:
+    if p is FALSE or q is FALSE:
+        return FALSE
+    if p is TRUE or p is q:
+        return q
+    return p if q is TRUE else make("both", bool_, (p, q))
+
+
+def select(condition: Expr, a: Expr, b: Expr) -> Expr:
+    if condition is TRUE or a is b:
+        return a
+    return b if condition is FALSE else make("select", a.dtype, (condition, a, b))
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def show(e: Expr) -> str:
+    """One line for people: x[i, k] * w[k]"""
+    args = [show(a) for a in e.args]
+    if e.kind == "load":
+        return f"{e['tensor'].op.name if not _name(e['tensor']) else _name(e['tensor'])}{list(e['index'])}" + (
+            f" if {args[0]}" if args else ""
+        )
+    if e.kind == "const":
+        return str(e["value"])
+    if e.kind == "number":
+        return f"({e['index']})"
+    if e.kind == "less":
+        return f"({e['a']} < {e['b']})"
+    if e.kind == "reduce":
+        assert e.op is not None
+        return f"{e.op.name}_{','.join(map(repr, e['axes']))}({args[0]})"
+    if e.kind == "ref":
+        return e["name"]
+    if e.kind == "inside":
+        return f"in_{e['axis']}"
+    name = e.op.name if e.op is not None else e.kind
+    extra = [f"{k}={v}" for k, v in e._attrs]
+    return f"{name}({', '.join(args + extra)})"
+
+
+def _name(tensor: Node) -> str:
+    for key, value in tensor.attrs:
+        if key == "name":
+            return value
+    return ""

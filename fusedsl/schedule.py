@@ -1,0 +1,557 @@
+"""Writes to a Kernel: which axes are tiled over programs, looped or resident, and in which pass each value is computed.
+
+The level of a value with respect to reduced axes is the pass over them that computes it (FuseMax's count of passes)::
+
+    a reduction over the axes      its body's level, at least 1
+    varies along the axes          the latest of its parts, one more for a part known only after a pass
+    does not                       the latest of its parts
+
+A value is placed in the current pass if it varies along the pass's axes, else right after the last pass that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .errors import Line
+from .index import Index, Variable, atoms, poly, replace
+from .ir import Node
+from .kernel import Assign, Axis, Buffer, Check, Kernel, Loop, Role, State, Statement, Store, Update, verify
+from .lower import Write
+from .scalar import Expr, Loaded, NONE, children, constant, indices, loaded_in, make, rebuild, select, variables, walk
+from .types import bool_
+
+RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
+INNER = 256  # extent up to which a reduction inside another reduction's body is resident
+
+
+class Refusal(Exception):
+    """Why these writes cannot be one kernel."""
+
+
+@dataclass
+class Names:
+    """What to call values, and the user's lines they come from."""
+
+    names: Mapping[Expr, str] = field(default_factory=dict)
+    lines: Mapping[Expr, Line] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Axes that are reduced together, the innermost last."""
+
+    axes: tuple[Variable, ...]
+    resident: bool
+
+    def __contains__(self, axis: Variable) -> bool:
+        return axis in self.axes
+
+
+def nests_of(writes: Sequence[Write]) -> list[tuple[Variable, ...]]:
+    """The groups of axes that some reduction binds together, in order of appearance."""
+    groups: list[list[Variable]] = []
+    for e in walk([w.value for w in writes]):
+        if e.kind != "reduce":
+            continue
+        touching = [g for g in groups if any(a in g for a in e["axes"])]
+        merged = list(dict.fromkeys([a for g in touching for a in g] + list(e["axes"])))
+        groups = [g for g in groups if g not in touching] + [merged]
+    return [tuple(g) for g in groups]
+
+
+def level(e: Expr, nest: Iterable[Variable], memo: dict[Expr, int]) -> int:
+    """The pass over the nest's axes that computes e, 0 if none is needed."""
+    axes = frozenset(nest)
+    for part in walk([e]):
+        if part in memo:
+            continue
+        if part.kind == "reduce" and axes & set(part["axes"]):
+            memo[part] = max(1, memo[part.args[0]])
+        elif axes & part.free:
+            memo[part] = max([1, *(memo[c] + (0 if axes & c.free else 1) for c in children(part))])
+        else:
+            memo[part] = max((memo[c] for c in children(part)), default=0)
+    return memo[e]
+
+
+def passes(writes: Sequence[Write], nest: Sequence[Variable]) -> int:
+    """How many times the axes have to be walked."""
+    memo: dict[Expr, int] = {}
+    count = 1
+    for w in writes:
+        count = max(count, level(w.value, nest, memo) + (1 if _after(w, nest, memo) else 0))
+    return max([count, *(memo[e] for e in memo if e.kind == "reduce")])
+
+
+def _after(w: Write, nest: Sequence[Variable], memo: dict[Expr, int]) -> bool:
+    """Whether a write over the axes stores a value that is known only after a pass and does not vary along them."""
+    return bool(_write_axes(w) & set(nest)) and not (w.value.free & set(nest)) and memo[w.value] > 0
+
+
+def _write_axes(w: Write) -> set[Variable]:
+    return set(w.axes)
+
+
+def global_order(writes: Sequence[Write]) -> list[Variable]:
+    """One order of all axes: as the outputs have their dimensions, then as the loads do."""
+    order: list[Variable] = []
+    runs = [[v for i in w.index for v in sorted(variables(i), key=lambda a: a.key)] for w in writes]
+    exprs = walk([w.value for w in writes])
+    runs += [[v for i in e["index"] for v in sorted(variables(i), key=lambda a: a.key)] for e in exprs if e.kind == "load"]
+    runs += [list(e["axes"]) for e in exprs if e.kind == "reduce"]
+    runs += [list(w.axes) for w in writes]
+    for run in runs:
+        at = 0
+        for n, axis in enumerate(run):
+            if axis in order:
+                at = order.index(axis) + 1
+                continue
+            later = [order.index(a) for a in run[n + 1 :] if a in order]
+            at = max(at, 0) if n and run[n - 1] in order else (min(later) if later else len(order))
+            order.insert(at, axis)
+            at += 1
+    return order
+
+
+def lanes(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> dict[Variable, int]:
+    """Axes along which memory is contiguous, with the number of accesses for which they are. Of the accesses with the most
+    axes: a vector beside a matrix does not decide how the matrix is walked."""
+    count: dict[Variable, int] = {}
+    accesses = [(buffers[w.tensor], w.index) for w in writes]
+    for e in walk([w.value for w in writes]):
+        if e.kind == "load" and not buffers[e["tensor"]].number:
+            accesses.append((buffers[e["tensor"]], e["index"]))
+    offsets = [buffer.offset(index) for buffer, index in accesses]
+    most = max((len(variables(o)) for o in offsets), default=0)
+    for offset in offsets:
+        for atom in atoms(offset) if len(variables(offset)) == most else ():
+            if isinstance(atom, Variable) and _coefficient(offset, atom) == 1:
+                count[atom] = count.get(atom, 0) + 1
+    return count
+
+
+def _coefficient(offset: Index, axis: Variable) -> Index:
+    return replace(offset, {axis: 1}) - replace(offset, {axis: 0})
+
+
+def check(writes: Sequence[Write]) -> None:
+    """Raises Refusal where no kernel can hold these writes."""
+    reduced = {a for nest in nests_of(writes) for a in nest}
+    grids = [frozenset(a for a in w.axes if a not in reduced and a.extent != 1) for w in writes]
+    if any(g != grids[0] for g in grids):
+        raise Refusal("the outputs are not over the same programs")
+    nests = nests_of(writes)
+    for nest in nests:
+        for e in walk([w.value for w in writes]):
+            if e.kind == "reduce" and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
+                raise Refusal("reductions over some and over all of the same axes")
+
+
+def schedule(
+    name: str,
+    writes: Sequence[Write],
+    buffers: Mapping[Node, Buffer],
+    names: Names | None = None,
+    log: Sequence[str] = (),
+) -> Kernel:
+    """The kernel of these writes. Raises Refusal where they cannot share one."""
+    check(writes)
+    nests = [Nest(_innermost_last(n, writes, buffers), _is_resident(n, writes)) for n in nests_of(writes)]
+    refuse_loops_inside(writes)
+    order = global_order(writes)
+    contiguous = lanes(writes, buffers)
+    axes = _axes(order, nests, writes, contiguous, buffers)
+    builder = Builder(axes, nests, buffers, names or Names())
+    body = builder.build(writes)
+    used = {e["tensor"] for e in walk([w.value for w in writes]) if e.kind == "load"}
+    reads = tuple(b for node, b in buffers.items() if node in used)
+    outputs = tuple(dict.fromkeys(buffers[w.tensor] for w in writes))
+    split = tuple(a for a in axes if a.role == "grid" and a.variable in contiguous)
+    count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), split, count, tuple(log)))
+
+
+def _innermost_last(nest: Sequence[Variable], writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> tuple[Variable, ...]:
+    """The axes of a nest, the one with the most contiguous accesses last."""
+    contiguous = lanes(writes, buffers)
+    order = global_order(writes)
+    return tuple(sorted(nest, key=lambda a: (contiguous.get(a, 0), order.index(a))))
+
+
+def padded(extent: Index) -> int:
+    """The power of two that holds a known extent."""
+    assert isinstance(extent, int)
+    return 1 << max(0, extent - 1).bit_length()
+
+
+def _is_resident(nest: Sequence[Variable], writes: Sequence[Write]) -> bool:
+    total = 1
+    for axis in nest:
+        if not isinstance(axis.extent, int):
+            return False
+        total *= padded(axis.extent)
+    return total <= RESIDENT
+
+
+def refuse_loops_inside(writes: Sequence[Write]) -> None:
+    """A reduction inside the body of another, with the other's axes free in it, has to be resident."""
+    resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
+    for e in walk([w.value for w in writes]):
+        if e.kind != "reduce":
+            continue
+        for inner in walk([e.args[0]]):
+            if inner.kind != "reduce" or not (inner.free & set(e["axes"])):
+                continue
+            if inner["axes"][0] not in resident:
+                raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {list(e['axes'])}")
+
+
+def _axes(
+    order: Sequence[Variable],
+    nests: Sequence[Nest],
+    writes: Sequence[Write],
+    contiguous: Mapping[Variable, int],
+    buffers: Mapping[Node, Buffer],
+) -> tuple[Axis, ...]:
+    roles: dict[Variable, Role] = {}
+    for nest in nests:
+        for axis in nest.axes:
+            roles[axis] = "block" if nest.resident else ("loop" if axis is nest.axes[-1] else "step")
+    free = [a for a in order if a not in roles]
+    tiled = _tiled(free, contiguous, bool(nests), _reuse(writes, buffers))
+    roles |= {a: ("grid" if a in tiled else "one") for a in free}
+    wide = any(b.wide for b in buffers.values())
+    letters = {"grid": "ijlmnpqrs", "one": "ijlmnpqrs", "loop": "kuvw", "step": "kuvw", "block": "kuvw"}
+    taken: set[str] = set()
+    axes = []
+    for a in order:
+        name = next((c for c in letters[roles[a]] if c not in taken), f"{letters[roles[a]][0]}{len(taken)}")
+        taken.add(name)
+        axes.append(Axis(a, roles[a], name, wide))
+    return tuple(axes)
+
+
+def _reuse(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> list[frozenset[Variable]]:
+    """The axes of every load of more than one element: a tile over an axis that it lacks loads it once."""
+    loads = [e for e in walk([w.value for w in writes]) if e.kind == "load" and not buffers[e["tensor"]].number]
+    return [frozenset(v for i in e["index"] for v in variables(i)) for e in loads]
+
+
+def _tiled(
+    free: Sequence[Variable], contiguous: Mapping[Variable, int], reduces: bool, loads: Sequence[frozenset[Variable]]
+) -> set[Variable]:
+    """Which axes of the grid are tiled; of the others a program has one index. Beside the contiguous ones, the axis that
+    most loads lack, so that a tile reads a row's weights once for several rows."""
+    if not free:
+        return set()
+    columns = [a for a in free if a in contiguous]
+    if reduces and columns:
+        return {max(columns, key=lambda a: contiguous[a])}
+    others = [a for a in free if a not in columns]
+    best = max(others, key=lambda a: (sum(a not in axes for axes in loads if axes), free.index(a)), default=None)
+    return set(columns) | ({best} if best is not None else set())
+
+
+# ---- statements ------------------------------------------------------------------------------------------------------
+
+
+class Scope:
+    """A place for statements: the program, or the body of a loop."""
+
+    def __init__(self) -> None:
+        self.statements: list[Statement] = []
+        self.memo: dict[Expr, Expr] = {}
+
+
+@dataclass
+class Pass:
+    """One walk over a nest's axes: the reductions and writes whose level it is."""
+
+    nest: Nest
+    number: int
+    reductions: list[Expr] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+
+
+class Builder:
+    """Places every value in a scope and names it."""
+
+    def __init__(self, axes: Sequence[Axis], nests: Sequence[Nest], buffers: Mapping[Node, Buffer], names: Names) -> None:
+        self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
+        self.order = [a.variable for a in axes]
+        self.loops = [n for n in nests if not n.resident]
+        self.taken = {b.name for b in buffers.values()} | {a.name for a in axes} | {"tl", "pid", "tail", "triton", "libdevice"}
+        self.taken = {b.pointer for b in buffers.values() if not b.number} | {b.name for b in buffers.values() if b.number}
+        self.taken |= {x for a in axes for x in (a.name, a.start, f"in_{a.name}")} | {"tl", "pid", "tail", "triton", "libdevice"}
+        self.passes: list[Pass] = []
+        self.after: list[Scope] = [Scope()]  # after[n]: after pass n
+        self.states: list[list[State]] = []
+        self.current: dict[Variable, Scope] = {}  # of the pass being built: the scope inside each of its axes
+        self.needs: dict[Expr, int] = {}
+
+    def build(self, writes: Sequence[Write]) -> list[Statement]:
+        self.passes = self._plan(writes)
+        rest = [w for w in writes if not any(w in p.writes for p in self.passes)]
+        for number, one in enumerate(self.passes, 1):
+            self.after.append(Scope())
+            self._pass(one, number)
+        last = self.after[-1]
+        for w in rest:
+            self._store(w, last)
+        return [s for scope in self.after for s in scope.statements]
+
+    # -- which pass
+
+    def _plan(self, writes: Sequence[Write]) -> list[Pass]:
+        found: dict[tuple[Nest, int], Pass] = {}
+        order = walk([w.value for w in writes])
+        member: dict[Expr, Pass] = {}
+        for nest in self.loops:
+            memo: dict[Expr, int] = {}
+            for e in order:
+                if e.kind == "reduce" and e["axes"][0] in nest:
+                    n = level(e, nest.axes, memo)
+                    member[e] = found.setdefault((nest, n), Pass(nest, n))
+                    member[e].reductions.append(e)
+            for w in writes:
+                if set(nest.axes) & set(w.axes):
+                    n = max(1, level(w.value, nest.axes, memo) + (0 if w.value.free & set(nest.axes) else 1))
+                    found.setdefault((nest, n), Pass(nest, n)).writes.append(w)
+        return _sorted(list(found.values()), member)
+
+    # -- one pass
+
+    def _pass(self, one: Pass, number: int) -> None:
+        axes = one.nest.axes
+        scopes = [Scope() for _ in axes]
+        self.current = dict(zip(axes, scopes))
+        self.needs = {}
+        states: list[State] = []
+        finals: list[tuple[Expr, State]] = []
+        for r in one.reductions:
+            state = self._accumulate(r, scopes[-1])
+            states.append(state)
+            finals.append((r, state))
+        for w in one.writes:
+            self._store(w, scopes[-1])
+        loop: Statement | None = None
+        for axis, scope in reversed(list(zip(axes, scopes))):
+            body = scope.statements + ([loop] if loop is not None else [])
+            inner = self.axes[axis]
+            loop = Loop(inner, tuple(states) if axis is axes[0] else (), tuple(body), self._splits(inner), one.number)
+        assert loop is not None
+        before, after = self.after[number - 1], self.after[number]
+        before.statements.append(loop)
+        self.current = {}
+        for r, state in finals:
+            self._finish(r, state, after)
+
+    def _splits(self, axis: Axis) -> bool:
+        return axis.role == "loop"
+
+    def _accumulate(self, r: Expr, scope: Scope) -> State:
+        """acc = acc combined with the body, lane by lane; the lanes are combined once, after the loop."""
+        assert r.op is not None and r.op.reduction is not None
+        identity = constant(r.op.reduction.identity(r.dtype), r.dtype)
+        body = self._masked(r, self.emit(r.args[0], scope), identity)
+        free = (r.args[0].free | set(r["axes"])) - {a for a in r["axes"] if self.axes[a].role == "step"}
+        axes = self._ordered(free)
+        name = self._name(r, suffix="_acc")
+        ref = make("ref", r.dtype, name=name, axes=axes)
+        body = self.emit_named(body, scope)
+        scope.statements.append(Update(name, make("combine", r.dtype, (ref, body), r.op), self._line(r)))
+        return State(name, r.dtype, identity, axes)
+
+    def _finish(self, r: Expr, state: State, scope: Scope) -> None:
+        ref = make("ref", r.dtype, name=state.name, axes=state.axes)
+        tiled = tuple(a for a in r["axes"] if self.axes[a].role != "step")
+        self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=tiled), scope)
+
+    def _masked(self, r: Expr, body: Expr, identity: Expr) -> Expr:
+        """The body where all the reduced axes are inside, the identity elsewhere."""
+        mask = None
+        for axis in r["axes"]:
+            if needs_mask(self.axes[axis]):
+                inside = make("inside", bool_, axis=axis)
+                mask = inside if mask is None else make("both", bool_, (mask, inside))
+        if mask is None or _vanishes(r.args[0], set(r["axes"]), identity):
+            return body
+        return make("select", r.dtype, (mask, body, identity))
+
+    # -- one value
+
+    def emit(self, e: Expr, here: Scope) -> Expr:
+        """A reference to the value of e, computed in the outermost scope that has all it needs."""
+        if e.kind in ("const", "inside", "ref"):
+            return e
+        scope = self._place(e)
+        if e not in scope.memo:
+            if e.kind == "reduce":
+                self._resident_reduction(e, scope)
+            else:
+                self._emit_parts(e, scope)
+        return scope.memo[e]
+
+    def _emit_parts(self, e: Expr, scope: Scope) -> None:
+        if e.kind == "load" and self.buffers[e["tensor"]].number:
+            scope.memo[e] = e
+            return
+        args = tuple(self.emit(a, scope) for a in e.args)
+        mapping = {}
+        for index in indices(e):
+            for loaded in loaded_in(index):
+                ref = self.emit(loaded.expr, scope)
+                mapping[loaded] = poly(Loaded(ref, loaded.below))
+                self._check(loaded, ref, scope)
+        if mapping:
+            attrs = {k: _replaced(v, mapping) for k, v in e._attrs}
+            value = make(e.kind, e.dtype, args, e.op, **attrs)
+        else:
+            value = rebuild(e, args)
+        self._assign(e, value, scope)
+
+    def _check(self, loaded: Loaded, ref: Expr, scope: Scope) -> None:
+        if ref.kind != "ref" or ("check", ref["name"]) in scope.memo:
+            return
+        scope.memo["check", ref["name"]] = ref  # type: ignore[index]
+        self._place(loaded.expr).statements.append(Check(ref, loaded.below, ref["axes"], self._line(loaded.expr)))
+
+    def _resident_reduction(self, r: Expr, scope: Scope) -> None:
+        assert r.op is not None and r.op.reduction is not None
+        body = self.emit(r.args[0], scope)
+        identity = constant(r.op.reduction.identity(r.dtype), r.dtype)
+        masked = self._masked(r, body, identity)
+        missing = [a for a in r["axes"] if a not in masked.free]
+        if missing:  # a body that does not vary along its axis still counts once for each index
+            masked = make("spread", r.dtype, (masked,), axes=tuple(missing))
+        ref = self.emit_named(masked, scope)
+        self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=r["axes"]), scope)
+
+    def emit_named(self, e: Expr, scope: Scope) -> Expr:
+        """A name for an expression whose arguments are names already."""
+        if e.kind in ("ref", "const"):
+            return e
+        if e not in scope.memo:
+            self._assign(e, e, scope)
+        return scope.memo[e]
+
+    def _assign(self, origin: Expr, value: Expr, scope: Scope) -> None:
+        axes = self._ordered(value.free)
+        name = self._name(origin)
+        scope.statements.append(Assign(name, value, axes, self._line(origin)))
+        scope.memo[origin] = make("ref", value.dtype, name=name, axes=axes)
+
+    def _store(self, w: Write, scope: Scope) -> None:
+        value = self.emit(w.value, scope)
+        mapping = {}
+        for index in w.index:
+            for loaded in loaded_in(index):
+                mapping[loaded] = poly(Loaded(self.emit(loaded.expr, scope), loaded.below))
+        index = tuple(replace(i, mapping) for i in w.index)
+        scope.statements.append(Store(self.buffers[w.tensor], index, value, self._ordered(set(w.axes)), self._line(w.value)))
+
+    def _place(self, e: Expr) -> Scope:
+        inside = [a for a in self.current if a in e.free]
+        if inside:
+            return self.current[inside[-1]]
+        return self.after[self._need(e)]
+
+    def _need(self, e: Expr) -> int:
+        """The last pass whose results e uses."""
+        for part in walk([e]):
+            if part in self.needs:
+                continue
+            own = 0
+            if part.kind == "reduce" and any(part["axes"][0] in n for n in self.loops):
+                own = next(i for i, p in enumerate(self.passes, 1) if part in p.reductions)
+            self.needs[part] = max([own, *(self.needs[c] for c in children(part))])
+        return self.needs[e]
+
+    def _ordered(self, free: Iterable[Variable]) -> tuple[Variable, ...]:
+        wanted = set(free)
+        return tuple(v for v in self.order if v in wanted)
+
+    def _line(self, e: Expr) -> Line | None:
+        return self.labels.lines.get(e)
+
+    def _name(self, e: Expr, suffix: str = "") -> str:
+        base = self.labels.names.get(e)
+        if base is None:
+            base = self.buffers[e["tensor"]].name if e.kind == "load" else (_short(e))
+        name, n = base + suffix, 2
+        while name in self.taken:
+            name, n = f"{base}{suffix}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+
+def _short(e: Expr) -> str:
+    name = e.op.name if e.op is not None else e.kind
+    return name.removeprefix("reduce_") if e.kind == "reduce" else name
+
+
+def _replaced(value: object, mapping: Mapping) -> object:
+    if isinstance(value, tuple):
+        return tuple(_replaced(v, mapping) for v in value)
+    return replace(value, mapping) if hasattr(value, "terms") else value  # type: ignore[arg-type]
+
+
+def needs_mask(axis: Axis) -> bool:
+    """Whether a tile of the axis can reach past its end."""
+    if axis.role == "block":
+        return padded(axis.extent) != axis.extent
+    return axis.role in ("grid", "loop")
+
+
+def _sorted(found: list[Pass], member: Mapping[Expr, Pass]) -> list[Pass]:
+    """Passes in an order in which each finds its results ready."""
+    needs: dict[int, set[int]] = {}
+    position = {id(p): i for i, p in enumerate(found)}
+    for p in found:
+        bodies = [r.args[0] for r in p.reductions] + [w.value for w in p.writes]
+        needs[id(p)] = {id(member[e]) for e in walk(bodies) if e in member} - {id(p)}
+    order: list[Pass] = []
+    done: set[int] = set()
+    while len(order) < len(found):
+        ready = [p for p in found if id(p) not in done and needs[id(p)] <= done]
+        if not ready:
+            raise Refusal("passes over two axes need each other")
+        first = min(ready, key=lambda p: position[id(p)])
+        order.append(first)
+        done.add(id(first))
+    return order
+
+
+def _vanishes(body: Expr, axes: set[Variable], identity: Expr) -> bool:
+    """Whether the body is the identity outside the axes because its loads give 0 there."""
+    known: dict[Expr, object] = {}
+    for e in walk([body]):
+        if e.kind == "const":
+            known[e] = e["value"]
+        elif e.kind == "load":
+            known[e] = 0 if any(axes & variables(i) for i in e["index"]) else None
+        elif e.kind == "apply" and e.args and all(known.get(a) is not None for a in e.args):
+            known[e] = _apply(e, [known[a] for a in e.args])
+        else:
+            known[e] = None
+    value = known[body]
+    return value is not None and value == identity["value"] and not e_is_nan(value)
+
+
+def e_is_nan(value: object) -> bool:
+    return value != value
+
+
+def _apply(e: Expr, values: list) -> object:
+    import torch
+
+    assert e.op is not None
+    if e.attrs:
+        return None
+    tensors = [torch.tensor(v, dtype=a.dtype.torch) for v, a in zip(values, e.args)]
+    return e.op.reference(*tensors).item()
+
+
+__all__ = ["NONE", "Builder", "Names", "Refusal", "schedule"]

@@ -1,0 +1,402 @@
+"""From a Python function to a Graph: it is run once on proxies (proxy.py), in a session (session.py) that sees every torch
+call. What comes back also knows for which other calls the graph is right (`bind`), and how to make a call's results.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from . import types
+from .capture import Reader, is_constant
+from .errors import FuseError, InPlaceInput, NeedsGrad, line_of, user_line
+from .index import Index, Poly, evaluate, is_less
+from .ir import Graph, Node, applying
+from .numbers import Number, number
+from .proxy import Input, Proxy, Step
+from .session import Mode, Session, current
+from .sizes import Size
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Bound:
+    """One call's inputs, in the order of graph.inputs, and what its size symbols are."""
+
+    values: list[Any]
+    sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Views taken one after the other, to be taken of a real tensor."""
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, tensor: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+        for step in self.steps:
+            args, kwargs = _evaluated(step.args, sizes), _evaluated(step.kwargs, sizes)
+            tensor = step.function(tensor, *args, **kwargs)
+        return tensor
+
+
+def _evaluated(value: Any, sizes: Mapping[str, int]) -> Any:
+    if isinstance(value, Poly):
+        return evaluate(value, sizes)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_evaluated(v, sizes) for v in value)
+    return {k: _evaluated(v, sizes) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@dataclass(frozen=True)
+class Results:
+    """How a call's results are made. One leaf for each, in the order of the spec:
+
+    ("node", k)                  output k of the graph
+    ("output_view", k, replay)   a view of output k, which is returned too or shared by other views
+    ("input", k)                 the tensor passed as input k, itself
+    ("view", k, replay)          a view of it
+    ("number", k)                the number passed as input k
+    ("size", size)               a size
+    ("value", value)             anything else
+    """
+
+    spec: pytree.TreeSpec
+    leaves: tuple[tuple, ...]
+
+    def build(self, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
+        """The results, given the graph's outputs."""
+        made = [self._leaf(leaf, bound, outputs) for leaf in self.leaves]
+        return made[0] if self.spec.is_leaf() else pytree.tree_unflatten(made, self.spec)
+
+    def _leaf(self, leaf: tuple, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
+        kind, what, *rest = leaf
+        if kind in ("node", "output_view"):
+            return rest[0](outputs[what], bound.sizes) if rest else outputs[what]
+        if kind in ("input", "view", "number"):
+            return rest[0](bound.values[what], bound.sizes) if rest else bound.values[what]
+        return evaluate(what, bound.sizes) if kind == "size" else what
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph, the calls that it is right for, and how results are made of its outputs."""
+
+    graph: Graph
+    results: Results
+    bind: Callable[[Sequence[Any], Mapping[str, Any]], Bound | None]  # None: the call needs a trace of its own
+    device: torch.device
+
+    def rebuild(self, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
+        """The results of a call, given the graph's outputs."""
+        return self.results.build(bound, outputs)
+
+
+# ---- tracing --------------------------------------------------------------------------------------------------------
+
+
+def is_tracing() -> bool:
+    """Whether a function is being traced in this context."""
+    return current.get() is not None
+
+
+def trace(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    size_names: Mapping[tuple[str, int], str] | None = None,
+) -> Traced:
+    """Runs the function once on proxies for these arguments.
+
+    size_names: ("x", 0) -> "B" names a size of an argument; sizes of one name are one size.
+    Raises FuseError, with the user's line, where the function does what a fused function cannot."""
+    name = _name(function)
+    session = Session(name)
+    try:
+        return _trace(session, function, args, kwargs or {}, size_names or {})
+    except FuseError as error:
+        error.at(line_of(error) or user_line())
+        raise
+    finally:
+        session.is_over = True
+
+
+def _name(function: Callable) -> str:
+    if isinstance(function, nn.Module):
+        return type(function).__name__
+    return getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", "graph")
+
+
+def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping, size_names: Mapping) -> Traced:
+    reader = session.reader
+    signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    call = signature.bind(*args, **kwargs)
+    call.apply_defaults()
+    reader.require(f"torch.get_default_dtype() is {reader.constant(torch.get_default_dtype())}")
+    reader.require("not torch._C._is_any_autocast_enabled()")
+    reader.constants["torch"] = torch
+    arguments = Arguments(session, size_names)
+    call.arguments.update(arguments.read(signature, call.arguments, function))
+    session.watch.root(function)
+    tokens = current.set(session), types.equate.set(session.facts.equate), applying.set(session.apply)
+    try:
+        with Mode(session):
+            result = function(*call.args, **call.kwargs)
+        arguments.check_unchanged()
+        return _finish(session, result)
+    finally:
+        for variable, token in zip((current, types.equate, applying), tokens, strict=True):
+            variable.reset(token)
+
+
+class Arguments:
+    """Turns a call's arguments into proxies, and writes how later calls' arguments are read."""
+
+    def __init__(self, session: Session, size_names: Mapping[tuple[str, int], str]) -> None:
+        self.session, self.reader = session, session.reader
+        self.size_names: dict[str, dict[int, str]] = {}
+        for (name, dim), symbol in size_names.items():
+            self.size_names.setdefault(name, {})[dim] = symbol
+        self.containers: list[tuple[Any, list, str]] = []
+
+    def read(self, signature: inspect.Signature, values: Mapping[str, Any], function: Callable) -> dict[str, Any]:
+        """The arguments by parameter, as the function gets them."""
+        places = {name: self.reader.fresh() for name in signature.parameters}
+        take = self.reader.constant(_taker(signature))
+        self.reader.lines.append(f"[{', '.join(places.values())}] = {take}(*args, **kwargs)")
+        if getattr(function, "__defaults__", None):
+            self.reader.require(f"{self.reader.constant(function)}.__defaults__ is "
+                                f"{self.reader.constant(function.__defaults__)}")  # type: ignore[attr-defined]  # fmt: skip
+        return {name: self.walk(places[name], value, name) for name, value in values.items()}
+
+    def walk(self, text: str, value: Any, name: str) -> Any:
+        """One argument, or a part of one, that is read at `text`."""
+        reader, kind = self.reader, type(value)
+        if isinstance(value, torch.Tensor):
+            proxy = self.session.add_tensor(value, text, name, self.size_names.get(name))
+            self.session.inputs[-1].is_argument = True
+            return proxy
+        if kind in (int, float):
+            reader.require(f"type({text}) is {reader.constant(kind)}")
+            self.session.number_names[text] = name
+            return number(self.session.facts, text, value)
+        if is_constant(value):
+            reader.same(text, value)
+            return value
+        if kind in (list, tuple, dict):
+            return self._container(text, value, name)
+        if kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple(value):
+            return self._tree(text, value, name)
+        return self._object(text, value, name)
+
+    def _container(self, text: str, value: Any, name: str) -> Any:
+        kind, reader = type(value), self.reader
+        if kind is dict:
+            reader.require(f"type({text}) is dict and list({text}) == {reader.constant(list(value))}")
+            places = [reader.local(f"{text}[{reader.constant(key)}]") for key in value]
+            items = [self.walk(at, v, f"{name}_{key}") for at, (key, v) in zip(places, value.items(), strict=True)]
+            made: Any = dict(zip(value, items, strict=True))
+        else:
+            reader.require(f"type({text}) is {kind.__name__} and len({text}) == {len(value)}")
+            places = [reader.fresh() for _ in value]
+            reader.lines.append(f"[{', '.join(places)}] = {text}")
+            made = kind(self.walk(at, v, f"{name}_{i}") for i, (at, v) in enumerate(zip(places, value, strict=True)))
+        if kind is not tuple:
+            self.containers.append((made, _snapshot(made), name))
+        return made
+
+    def _tree(self, text: str, value: Any, name: str) -> Any:
+        """A container that torch's pytrees know: named tuples, and whatever is registered."""
+        leaves, spec = pytree.tree_flatten(value)
+        reader, places = self.reader, [self.reader.fresh() for _ in leaves]
+        found = reader.fresh()
+        flatten = reader.constant(pytree.tree_flatten)
+        reader.lines.append(f"[{', '.join(places)}], {found} = {flatten}({text})")
+        reader.require(f"{found} == {reader.constant(spec)}")
+        paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
+        proxies = [self.walk(at, v, f"{name}_{p}") for at, v, p in zip(places, leaves, paths, strict=True)]
+        return pytree.tree_unflatten(proxies, spec)
+
+    def _object(self, text: str, value: Any, name: str) -> Any:
+        """Anything else: the same object, or for values with an equality of their own an equal one."""
+        kind = type(value)
+        if kind.__eq__ is not object.__eq__ and kind.__hash__ is not None:
+            kind, same = self.reader.constant(kind), self.reader.constant(value)
+            self.reader.require(f"type({text}) is {kind} and {text} == {same}")
+        else:
+            self.reader.require(f"{text} is {self.reader.constant(value)}")
+        self.session.watch.root(value, name)
+        return value
+
+    def check_unchanged(self) -> None:
+        """Raises InPlaceInput where the function changed a list or dict that it was passed, or stored a value."""
+        hint = "Return the new value instead."
+        for value, before, name in self.containers:
+            if _snapshot(value) != before:
+                raise InPlaceInput(op=self.session.name, what=f"the {type(value).__name__} {name}", hint=hint)
+        for value, name in self.session.watch.holders():
+            if any(type(v) is Proxy for v in (value.values() if isinstance(value, Mapping) else value)):
+                raise InPlaceInput(op=self.session.name, what=f"what {name or 'it'} holds", hint=hint)
+
+
+def _snapshot(value: Any) -> list:
+    return [(key, id(v)) for key, v in (value.items() if isinstance(value, dict) else enumerate(value))]
+
+
+def _taker(signature: inspect.Signature) -> Callable[..., tuple]:
+    """A function of that signature that gives its arguments, so that Python itself binds them."""
+    defaults, parts, star = {}, [], False
+    parameters = list(signature.parameters.values())
+    for at, p in enumerate(parameters):
+        if p.kind is p.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        text = p.name
+        if p.default is not p.empty:
+            defaults[f"_d{at}"] = p.default
+            text += f"=_d{at}"
+        if p.kind is p.VAR_POSITIONAL:
+            text, star = f"*{text}", True
+        parts.append(f"**{text}" if p.kind is p.VAR_KEYWORD else text)
+        if p.kind is p.POSITIONAL_ONLY and (at + 1 == len(parameters) or parameters[at + 1].kind is not p.kind):
+            parts.append("/")
+    names = "".join(f"{p.name}, " for p in parameters)
+    return eval(f"lambda {', '.join(parts)}: ({names})", defaults)
+
+
+# ---- what the function returned -------------------------------------------------------------------------------------
+
+
+def _finish(session: Session, result: Any) -> Traced:
+    leaves, spec = pytree.tree_flatten(result)
+    session.settle()
+    ends = Ends(session)
+    found = tuple(ends.leaves([_real(session, leaf) for leaf in leaves]))
+    session.settle()
+    ends.refuse_grad()
+    outputs = tuple(holder.node for holder in ends.outputs)
+    used = _used(outputs) | {each.node for each in session.inputs if each.is_argument or each in ends.inputs}
+    inputs = [each for each in session.inputs if each.node in used]
+    places = {id(each): at for at, each in enumerate(inputs)}
+    results = Results(spec, tuple(_placed(leaf, places) for leaf in found))
+    kept = _used(outputs) | set(used)
+    names = {node: name for node, name in session.notes.names.items() if node in kept}
+    lines = {node: line for node, line in session.notes.lines.items() if node in kept}
+    graph = Graph(tuple(each.node for each in inputs), outputs, session.name, names, lines)
+    return Traced(graph, results, _binder(session, inputs), session.device or torch.get_default_device())
+
+
+def _real(session: Session, leaf: Any) -> Any:
+    return session.proxy_of(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _used(outputs: Sequence[Node]) -> set[Node]:
+    return set(Graph((), tuple(outputs)).nodes)
+
+
+def _placed(leaf: tuple, places: Mapping[int, int]) -> tuple:
+    kind, what, *rest = leaf
+    return (kind, places[id(what)], *rest) if isinstance(what, Input) else leaf
+
+
+class Ends:
+    """Sorts out what the function returned: which values are outputs of the graph, and which are views of others."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.outputs: list[Any] = []  # values and storages, which hold the nodes
+        self.inputs: list[Input] = []
+        self._grads: list[Proxy] = []
+        self._places: dict[int, int] = {}
+
+    def leaves(self, leaves: Sequence[Any]) -> list[tuple]:
+        shared: dict[int, set[int]] = {}
+        for leaf in leaves:
+            if type(leaf) is Proxy:
+                shared.setdefault(id(leaf._fused.storage), set()).add(id(leaf))
+        return [self._leaf(leaf, shared) for leaf in leaves]
+
+    def _leaf(self, leaf: Any, shared: Mapping[int, set[int]]) -> tuple:
+        if type(leaf) is Proxy:
+            source = leaf._fused.storage.source
+            if source is not None:
+                return self._input("view" if leaf._fused.steps else "input", source, *_replays(leaf))
+            return self._output(leaf, len(shared[id(leaf._fused.storage)]) > 1)
+        if type(leaf) is Size:
+            return ("value", leaf.index) if isinstance(leaf.index, int) else ("size", leaf.index)
+        if isinstance(leaf, Number):
+            if leaf.is_fixed:
+                return ("value", leaf.value)
+            return self._input("number", self.session.number_input(leaf))
+        return ("value", leaf)
+
+    def _input(self, kind: str, source: Input, *replay: Replay) -> tuple:
+        self.inputs.append(source)
+        return (kind, source, *replay)
+
+    def _output(self, proxy: Proxy, is_shared: bool) -> tuple:
+        """A view is computed itself where it is the only result with its memory and smaller than the whole."""
+        self._grads.append(proxy)
+        value = proxy._fused
+        if not is_shared and (not value.steps or is_less(_size(value.node), _size(value.storage.node))):
+            return ("node", self._place(value))
+        at = self._place(value.storage)
+        return ("output_view", at, *_replays(proxy)) if value.steps else ("node", at)
+
+    def _place(self, holder: Any) -> int:
+        at = self._places.get(id(holder))
+        if at is None:
+            at = self._places[id(holder)] = len(self.outputs)
+            self.outputs.append(holder)
+        return at
+
+    def refuse_grad(self) -> None:
+        """Raises NeedsGrad where autograd would have recorded an output."""
+        if any(proxy._fused.grad for proxy in self._grads):
+            known = [each for each in self.session.inputs if each.tensor is not None and each.tensor.requires_grad]
+            raise NeedsGrad(name=known[0].name)
+
+
+def _size(node: Node) -> Index:
+    return node.type.size
+
+
+def _replays(proxy: Proxy) -> tuple[Replay, ...]:
+    return (Replay(proxy._fused.steps),) if proxy._fused.steps else ()
+
+
+# ---- the function that reads a call ---------------------------------------------------------------------------------
+
+
+def _binder(session: Session, inputs: Sequence[Input]) -> Callable[[Sequence[Any], Mapping[str, Any]], Bound | None]:
+    """Compiles everything that was written about later calls."""
+    reader = session.reader
+    for text in session.watch.unread(each.tensor for each in session.inputs):
+        reader.require(f"isinstance({text}, {reader.constant(torch.Tensor)})")
+    _require_same_grad(reader, [each for each in inputs if each.tensor is not None])
+    for condition in session.facts.conditions:
+        reader.require(condition)
+    left = [name for name in session.facts.values if name not in {s.name for s in session.facts.known}]  # type: ignore[attr-defined]
+    sizes = ", ".join(f"{name!r}: {name}" for name in left)
+    values = ", ".join(each.text for each in inputs)
+    return reader.function("bind", "args, kwargs", f"{reader.constant(Bound)}([{values}], {{{sizes}}})")
+
+
+def _require_same_grad(reader: Reader, inputs: Sequence[Input]) -> None:
+    """What autograd would record must be what it would have recorded in the traced call."""
+    if not inputs:
+        return
+    asked = [f"{each.text}.requires_grad" for each in inputs]
+    wanted = [each.tensor.requires_grad for each in inputs]  # type: ignore[union-attr]
+    if torch.is_grad_enabled() and any(wanted):
+        reader.require(f"torch.is_grad_enabled() and [{', '.join(asked)}] == {wanted}")
+    else:
+        reader.require(f"not (torch.is_grad_enabled() and ({' or '.join(asked)}))")

@@ -1,0 +1,32 @@
+"""The vocabulary: each op declared once, with everything known about it. Import it as `fusedsl.ops`."""
+
+if not __name__.startswith("fusedsl."):
+    raise ImportError("this folder is the package fusedsl.ops: write `import fusedsl.ops`, not `import ops`")
+
+from fusedsl.ir import OPS as _OPS
+
+from . import (  # noqa: F401  (imported for their declarations)
+    activation,
+    compare,
+    convert,
+    elementwise,
+    factories,
+    indexing,
+    losses,
+    movement,
+    norms,
+    reduce,
+    source,
+    spell,
+)
+
+
+def __getattr__(name: str):
+    try:
+        return _OPS[name]
+    except KeyError:
+        raise AttributeError(f"fusedsl.ops has no op {name!r}; `fusedsl ops` lists them") from None
+
+
+def __dir__() -> list[str]:
+    return sorted(_OPS)

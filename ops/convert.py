@@ -1,0 +1,93 @@
+"""Conversions between dtypes, and the types that compositions compute in."""
+
+from __future__ import annotations
+
+import torch
+
+from fusedsl import ir
+from fusedsl.errors import DTypesDisagree
+from fusedsl.ir import Node, ToDType, TypeRule, declare
+from fusedsl.types import DType, Type
+from fusedsl.types import dtype as dtype_of
+
+from .rules import common, default_float
+
+# What torch's own e4m3 conversion does beyond 448 depends on its version; Triton's saturates.
+_E4M3_SATURATES = bool(torch.tensor(1000.0).to(torch.float8_e4m3fn).float() == 448)
+
+
+def torch_dtype(dt: DType | torch.dtype | str) -> torch.dtype:
+    """torch's dtype of that name."""
+    found = dtype_of(dt).torch
+    assert found is not None, f"no torch tensor holds {dt}"
+    return found
+
+
+def _cast_text(expr, x: str) -> str:
+    source, to, computed = expr.args[0].dtype, expr.attrs["dtype"], expr.dtype
+    if to.is_bool:
+        return f"({x} != 0)"
+    if to.is_integer:
+        if source.is_float and to.bits < 64:  # out of range it wraps, as torch's does
+            x = f"{x}.to(tl.int{64 if to.name == 'u32' else 32})"
+        return f"{x}.to(tl.{to.language})"
+    if source is not computed:  # torch, too, goes to a half by way of f32
+        x = f"{x}.to(tl.{computed.language})"
+    if to is computed:
+        return x
+    if to.name == "f8e4m3":
+        rounded = f"_from_e4m3(_to_e4m3({x}))"
+    else:
+        rounded = f"{x}.to(tl.{to.language}).to(tl.{computed.language})"
+    if to.name == "f8e5m2":  # Triton's saturates
+        return f'tl.where(tl.abs({x}) < 61440.0, {rounded}, {x} * float("inf"))'
+    if to.name == "f8e4m3" and not _E4M3_SATURATES:
+        return f'tl.where(tl.abs({x}) <= 464.0, {rounded}, float("nan"))'
+    return rounded
+
+
+@declare(type=TypeRule(lambda types, *, dtype: Type(dtype, types[0].shape)), triton=_cast_text)
+def cast(x: torch.Tensor, dtype: ToDType):
+    """x in another dtype, as torch's Tensor.to: floats round to nearest even, to integers they truncate"""
+    return x.to(torch_dtype(dtype))
+
+
+def _retyped(types, *, dtype: DType) -> Type:
+    (t,) = types
+    if not (dtype.is_float and t.dtype is dtype.computed):
+        raise DTypesDisagree(op="retype", rule="the operand must have the type that the result is computed in",
+                             got=f"{t.dtype} to {dtype}", hint="Use .to(dtype).")  # fmt: skip
+    return Type(dtype, t.shape)
+
+
+@declare(type=TypeRule(_retyped), triton="{0}")
+def retype(x: torch.Tensor, dtype: ToDType):
+    """x, computed in f32, declared to be of a narrower float dtype: it is rounded where it is stored"""
+    return x.to(torch_dtype(dtype))
+
+
+def limits(dt: DType) -> tuple[int | float, int | float]:
+    """The least and the greatest finite value."""
+    if dt.is_float:
+        most = torch.finfo(torch_dtype(dt)).max
+        return -most, most
+    return (-(2 ** (dt.bits - 1)), 2 ** (dt.bits - 1) - 1) if dt.kind == "i" else (0, 2**dt.bits - 1)
+
+
+# ---- what compositions compute in ------------------------------------------------------------------------------------
+
+
+def float_of(*operands: Node | None) -> DType:
+    """The float dtype of a composition's result: the common one, or torch's default for integers."""
+    dt = common([node.type for node in operands if node is not None], "composition")
+    return dt if dt.is_float else default_float()
+
+
+def wide(x: Node, dt: DType) -> Node:
+    """x in the type that values of dt are computed in: halves in f32."""
+    return ir.cast(x, dt.computed)
+
+
+def narrow(x: Node, dt: DType) -> Node:
+    """The result of a composition, computed in f32, as dt."""
+    return x if x.dtype is dt else retype(x, dt)

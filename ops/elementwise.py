@@ -1,0 +1,478 @@
+"""Pointwise arithmetic and functions: one value out of one value of each operand, operands broadcast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from fusedsl import ir
+from fusedsl.errors import BadArgument
+from fusedsl.ir import MaybeNumber, Node, ToDType, declare
+from fusedsl.types import DType, Type, f64, i64
+from fusedsl.types import dtype as dtype_of
+
+from .compare import clamp, eq, isnan, maximum, minimum, where
+from .convert import float_of, limits, narrow, torch_dtype, wide
+from .helpers import by_kind
+from .rules import common, floating, floats, numeric, same
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+@declare(type=same, triton=by_kind("{0} + {1}", "{0} + {1}", bools="{0} | {1}"), operator="__add__")
+def add(x: torch.Tensor, other: torch.Tensor):
+    """x + other; of bools: or"""
+    return torch.add(x, other)
+
+
+@declare(type=numeric, triton="{0} - {1}", operator="__sub__")
+def sub(x: torch.Tensor, other: torch.Tensor):
+    """x - other"""
+    return torch.sub(x, other)
+
+
+@declare(type=same, triton=by_kind("{0} * {1}", "{0} * {1}", bools="{0} & {1}"), operator="__mul__")
+def mul(x: torch.Tensor, other: torch.Tensor):
+    """x * other; of bools: and"""
+    return torch.mul(x, other)
+
+
+@declare(type=floating, triton="{0} / {1}", operator="__truediv__")
+def div(x: torch.Tensor, other: torch.Tensor):
+    """x / other, a float"""
+    return torch.div(x, other)
+
+
+@declare(type=numeric, triton=by_kind("_float_floor_divide({0}, {1})", "_floor_divide({0}, {1})"),
+         operator="__floordiv__", domain=((-40, 40), (1, 9)))  # fmt: skip
+def floor_divide(x: torch.Tensor, other: torch.Tensor):
+    """floor(x / other)"""
+    return torch.floor_divide(x, other)
+
+
+@declare(type=numeric, triton=by_kind("libdevice.trunc({0} / {1})", "_trunc_divide({0}, {1})"),
+         domain=((-40, 40), (1, 9)))  # fmt: skip
+def trunc_divide(x: torch.Tensor, other: torch.Tensor):
+    """trunc(x / other): torch's div with rounding_mode="trunc" """
+    return torch.div(x, other, rounding_mode="trunc")
+
+
+@declare(type=numeric, triton=by_kind("_float_remainder({0}, {1})", "_floor_remainder({0}, {1})"),
+         operator="__mod__", domain=((-40, 40), (1, 9)))  # fmt: skip
+def remainder(x: torch.Tensor, other: torch.Tensor):
+    """x - other * floor(x / other), with the sign of other"""
+    return torch.remainder(x, other)
+
+
+@declare(type=numeric, triton=by_kind("libdevice.fmod({0}, {1})", "_trunc_remainder({0}, {1})"),
+         domain=((-40, 40), (1, 9)))  # fmt: skip
+def fmod(x: torch.Tensor, other: torch.Tensor):
+    """x - other * trunc(x / other), with the sign of x"""
+    return torch.fmod(x, other)
+
+
+@declare(type=numeric, triton="-{0}", operator="__neg__", torch=("torch.negative", "Tensor.negative"))
+def neg(x: torch.Tensor):
+    """-x"""
+    return torch.neg(x)
+
+
+@declare(type=numeric, triton="tl.abs({0})", operator="__abs__", torch=("torch.absolute", "Tensor.absolute"))
+def abs(x: torch.Tensor):
+    """|x|"""
+    return torch.abs(x)
+
+
+def _sign_text(expr, x: str) -> str:
+    if expr.dtype.is_bool:
+        return x
+    to = f"tl.{expr.dtype.language}"
+    return f"({x} > 0).to({to}) - ({x} < 0).to({to})"
+
+
+@declare(type=same, triton=_sign_text, torch=("torch.sgn", "Tensor.sgn"))
+def sign(x: torch.Tensor):
+    """-1, 0 or 1; 0 for NaN"""
+    return torch.sign(x)
+
+
+@declare(type=floating, triton="1.0 / {0}")
+def reciprocal(x: torch.Tensor):
+    """1 / x"""
+    return torch.reciprocal(x)
+
+
+@declare(expand=lambda x: mul(ir.cast(x, i64) if x.dtype.is_bool else x, x))
+def square(x: torch.Tensor):
+    """x * x"""
+    return torch.square(x)
+
+
+def _fused(x: Node, *operands: Node, formula: Callable[..., Node]) -> Node:
+    """A formula of arithmetic, rounded once."""
+    dt = common([x.type, *(o.type for o in operands)], "addcmul")
+    return narrow(formula(*(wide(o, dt) for o in (x, *operands))), dt)
+
+
+def _scaled(product: Callable[[Node, Node], Node]) -> Callable[..., Node]:
+    def expand(x: Node, tensor1: Node, tensor2: Node, value: Node) -> Node:
+        return _fused(x, tensor1, tensor2, formula=lambda x, a, b: x + ir.cast(value, x.dtype) * product(a, b))
+
+    return expand
+
+
+@declare(expand=_scaled(lambda a, b: a * b))
+def addcmul(x: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, value: torch.Tensor = 1):  # type: ignore[assignment]
+    """x + value * tensor1 * tensor2"""
+    return torch.addcmul(x, tensor1, tensor2, value=value)
+
+
+@declare(expand=_scaled(lambda a, b: a / b), domain=((-4, 4), (-4, 4), (1, 4), (-4, 4)))
+def addcdiv(x: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, value: torch.Tensor = 1):  # type: ignore[assignment]
+    """x + value * tensor1 / tensor2"""
+    return torch.addcdiv(x, tensor1, tensor2, value=value)
+
+
+def _lerp(x: Node, end: Node, weight: Node) -> Node:
+    def formula(x: Node, end: Node, weight: Node) -> Node:
+        return where(abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1 - weight))
+
+    return _fused(x, end, weight, formula=formula)
+
+
+@declare(expand=_lerp)
+def lerp(x: torch.Tensor, end: torch.Tensor, weight: torch.Tensor):
+    """x + weight * (end - x)"""
+    return torch.lerp(x, end, weight)
+
+
+# ---- powers and roots ------------------------------------------------------------------------------------------------
+
+
+@declare(type=floating, triton="tl.sqrt({0})", domain=(0, 4))
+def sqrt(x: torch.Tensor):
+    """sqrt(x)"""
+    return torch.sqrt(x)
+
+
+@declare(type=floating, triton="tl.rsqrt({0})", domain=(0.1, 4))
+def rsqrt(x: torch.Tensor):
+    """1 / sqrt(x)"""
+    return torch.rsqrt(x)
+
+
+@declare(type=numeric, triton=by_kind("libdevice.pow({0}, {1})", "_integer_power({0}, {1})"), domain=((0.1, 4), (-4, 4)))
+def power(x: torch.Tensor, exponent: torch.Tensor):
+    """x ** exponent, for exponents that are data"""
+    return torch.pow(x, exponent)
+
+
+# The exponents that have a formula of their own, as in torch.
+_POWERS = {
+    0.5: lambda x: sqrt(x),
+    1: lambda x: x,
+    2: lambda x: x * x,
+    3: lambda x: x * x * x,
+    4: lambda x: square(x * x),
+    -0.5: lambda x: rsqrt(x),
+    -1: lambda x: reciprocal(x),
+    -2: lambda x: reciprocal(x * x),
+}
+
+
+def _pow(x: Node, exponent: Node) -> Node:
+    dt = common([x.type, exponent.type], "pow")
+    if x.op.name == "const" and x["value"] == 2 and dt.is_float:
+        return narrow(exp2(wide(exponent, dt)), dt)
+    if exponent.op.name != "const":
+        return power(x, exponent)
+    n = exponent["value"]
+    if dt.is_integer and n < 0:
+        raise BadArgument(op="pow", name="exponent", rule="at least 0 on integers", got=n, hint="Use x.float() ** n.")
+    if n in _POWERS:
+        return narrow(_POWERS[n](wide(x, dt)), dt)
+    return _by_squaring(ir.cast(x, dt), n) if dt.is_integer else power(x, exponent)
+
+
+def _by_squaring(x: Node, n: int) -> Node:
+    """x ** n on integers, n >= 0"""
+    if n == 0:
+        return ir.cast(eq(x, x), x.dtype)
+    if n == 1:
+        return x
+    half = _by_squaring(x, n // 2)
+    return half * half * x if n % 2 else half * half
+
+
+@declare(expand=_pow, operator="__pow__", domain=((0.1, 4), (-4, 4)))
+def pow(x: torch.Tensor, exponent: torch.Tensor):
+    """x ** exponent"""
+    return torch.pow(x, exponent)
+
+
+@declare(expand=lambda x, exponent: pow(ir.cast(x, f64), ir.cast(exponent, f64)), domain=((0.1, 4), (-4, 4)))
+def float_power(x: torch.Tensor, exponent: torch.Tensor):
+    """x ** exponent in f64"""
+    return torch.float_power(x, exponent)
+
+
+@declare(type=floating, triton="libdevice.hypot({0}, {1})")
+def hypot(x: torch.Tensor, other: torch.Tensor):
+    """sqrt(x^2 + other^2), without overflow on the way"""
+    return torch.hypot(x, other)
+
+
+# ---- exponentials and logarithms -------------------------------------------------------------------------------------
+
+
+@declare(type=floating, triton="tl.exp({0})")
+def exp(x: torch.Tensor):
+    """e^x"""
+    return torch.exp(x)
+
+
+@declare(type=floating, triton="tl.exp2({0})")
+def exp2(x: torch.Tensor):
+    """2^x"""
+    return torch.exp2(x)
+
+
+@declare(type=floating, triton="libdevice.expm1({0})")
+def expm1(x: torch.Tensor):
+    """e^x - 1, exact near 0"""
+    return torch.expm1(x)
+
+
+@declare(type=floating, triton="tl.log({0})", domain=(0.01, 4))
+def log(x: torch.Tensor):
+    """ln x"""
+    return torch.log(x)
+
+
+@declare(type=floating, triton="tl.log2({0})", domain=(0.01, 4))
+def log2(x: torch.Tensor):
+    """log2 x"""
+    return torch.log2(x)
+
+
+@declare(type=floating, triton="libdevice.log10({0})", domain=(0.01, 4))
+def log10(x: torch.Tensor):
+    """log10 x"""
+    return torch.log10(x)
+
+
+@declare(type=floating, triton="libdevice.log1p({0})", domain=(-0.9, 4))
+def log1p(x: torch.Tensor):
+    """ln(1 + x), exact near 0"""
+    return torch.log1p(x)
+
+
+@declare(type=floating, triton="tl.where(({0} == 0) & ({1} == {1}), 0.0, {0} * tl.log({1}))", domain=((-4, 4), (0, 4)))
+def xlogy(x: torch.Tensor, other: torch.Tensor):
+    """x ln(other), 0 where x is 0"""
+    return torch.xlogy(x, other)
+
+
+@declare(type=floating, triton="1.0 / (1.0 + tl.exp(-{0}))", torch=("torch.special.expit",), domain=(-20, 20))
+def sigmoid(x: torch.Tensor):
+    """1 / (1 + e^-x)"""
+    return torch.sigmoid(x)
+
+
+def _logit(x: Node, eps: float | None) -> Node:
+    dt = float_of(x)
+    z = wide(x, dt)
+    if eps is not None:
+        z = clamp(z, eps, 1 - eps)
+    return narrow(log(z / (1 - z)), dt)
+
+
+@declare(expand=_logit, domain=(0.01, 0.99))
+def logit(x: torch.Tensor, eps: MaybeNumber = None):
+    """ln(x / (1 - x)), with x brought into [eps, 1 - eps] first"""
+    return torch.logit(x, eps)
+
+
+# ---- trigonometry ----------------------------------------------------------------------------------------------------
+
+
+@declare(type=floating, triton="tl.sin({0})")
+def sin(x: torch.Tensor):
+    """sin x"""
+    return torch.sin(x)
+
+
+@declare(type=floating, triton="tl.cos({0})")
+def cos(x: torch.Tensor):
+    """cos x"""
+    return torch.cos(x)
+
+
+@declare(type=floating, triton="libdevice.tan({0})", domain=(-1.5, 1.5))
+def tan(x: torch.Tensor):
+    """tan x"""
+    return torch.tan(x)
+
+
+@declare(type=floating, triton="libdevice.asin({0})", torch=("torch.arcsin", "Tensor.arcsin"), domain=(-1, 1))
+def asin(x: torch.Tensor):
+    """arcsin x"""
+    return torch.asin(x)
+
+
+@declare(type=floating, triton="libdevice.acos({0})", torch=("torch.arccos", "Tensor.arccos"), domain=(-1, 1))
+def acos(x: torch.Tensor):
+    """arccos x"""
+    return torch.acos(x)
+
+
+@declare(type=floating, triton="libdevice.atan({0})", torch=("torch.arctan", "Tensor.arctan"))
+def atan(x: torch.Tensor):
+    """arctan x"""
+    return torch.atan(x)
+
+
+@declare(type=floating, triton="libdevice.atan2({0}, {1})", torch=("torch.arctan2", "Tensor.arctan2"))
+def atan2(x: torch.Tensor, other: torch.Tensor):
+    """The angle of the point (other, x)."""
+    return torch.atan2(x, other)
+
+
+@declare(type=floating, triton="libdevice.sinh({0})")
+def sinh(x: torch.Tensor):
+    """sinh x"""
+    return torch.sinh(x)
+
+
+@declare(type=floating, triton="libdevice.cosh({0})")
+def cosh(x: torch.Tensor):
+    """cosh x"""
+    return torch.cosh(x)
+
+
+@declare(type=floating, triton="libdevice.tanh({0})")
+def tanh(x: torch.Tensor):
+    """tanh x"""
+    return torch.tanh(x)
+
+
+@declare(type=floating, triton="libdevice.asinh({0})", torch=("torch.arcsinh", "Tensor.arcsinh"))
+def asinh(x: torch.Tensor):
+    """arsinh x"""
+    return torch.asinh(x)
+
+
+@declare(type=floating, triton="libdevice.acosh({0})", torch=("torch.arccosh", "Tensor.arccosh"), domain=(1, 4))
+def acosh(x: torch.Tensor):
+    """arcosh x"""
+    return torch.acosh(x)
+
+
+@declare(type=floating, triton="libdevice.atanh({0})", torch=("torch.arctanh", "Tensor.arctanh"), domain=(-0.9, 0.9))
+def atanh(x: torch.Tensor):
+    """artanh x"""
+    return torch.atanh(x)
+
+
+@declare(type=floating, triton="tl.erf({0})")
+def erf(x: torch.Tensor):
+    """2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x"""
+    return torch.erf(x)
+
+
+@declare(type=floating, triton="libdevice.erfc({0})")
+def erfc(x: torch.Tensor):
+    """1 - erf x, exact for large x"""
+    return torch.erfc(x)
+
+
+# ---- rounding --------------------------------------------------------------------------------------------------------
+
+
+@declare(type=numeric, triton=by_kind("tl.floor({0})", "{0}"))
+def floor(x: torch.Tensor):
+    """The greatest integer that is at most x."""
+    return torch.floor(x)
+
+
+@declare(type=numeric, triton=by_kind("tl.ceil({0})", "{0}"))
+def ceil(x: torch.Tensor):
+    """The least integer that is at least x."""
+    return torch.ceil(x)
+
+
+@declare(type=numeric, triton=by_kind("libdevice.rint({0})", "{0}"))
+def round(x: torch.Tensor):
+    """The nearest integer, the even one of two."""
+    return torch.round(x)
+
+
+@declare(type=numeric, triton=by_kind("libdevice.trunc({0})", "{0}"), torch=("torch.fix", "Tensor.fix"))
+def trunc(x: torch.Tensor):
+    """x without its fraction"""
+    return torch.trunc(x)
+
+
+@declare(type=floats, triton="{0} - libdevice.trunc({0})")
+def frac(x: torch.Tensor):
+    """x - trunc(x)"""
+    return torch.frac(x)
+
+
+# ---- signs -----------------------------------------------------------------------------------------------------------
+
+
+@declare(type=floating, triton="libdevice.copysign({0}, {1})")
+def copysign(x: torch.Tensor, other: torch.Tensor):
+    """|x| with the sign of other"""
+    return torch.copysign(x, other)
+
+
+# ---- repairs and bounds ----------------------------------------------------------------------------------------------
+
+
+def _nan_to_num(x: Node, nan: float | None, posinf: float | None, neginf: float | None) -> Node:
+    if not x.dtype.is_float:
+        return x
+    low, high = limits(x.dtype)
+    known = where(isnan(x), ir.cast(ir.as_node(nan or 0.0), x.dtype), x)
+    known = where(eq(x, math.inf), ir.cast(ir.as_node(high if posinf is None else posinf), x.dtype), known)
+    return where(eq(x, -math.inf), ir.cast(ir.as_node(low if neginf is None else neginf), x.dtype), known)
+
+
+@declare(expand=_nan_to_num)
+def nan_to_num(x: torch.Tensor, nan: MaybeNumber = None, posinf: MaybeNumber = None, neginf: MaybeNumber = None):
+    """x with NaN (by default 0), inf and -inf (by default the greatest and least finite value) replaced"""
+    return torch.nan_to_num(x, nan, posinf, neginf)
+
+
+def _saturate(x: Node, dtype: DType) -> Node:
+    low, high = limits(dtype)
+    if dtype.is_bool:
+        return ir.cast(x, dtype)
+    if dtype.is_float:
+        return ir.cast(clamp(wide(x, x.dtype), low, high), dtype)
+    if not x.dtype.is_float:
+        least, most = limits(x.dtype)
+        bounded = maximum(x, low) if least < low else x
+        return ir.cast(minimum(bounded, high) if most > high else bounded, dtype)
+    # high may be no float, but high + 1 is a power of two
+    whole = round(wide(x, x.dtype))
+    inside = ir.cast(where((whole < float(high + 1)) & (whole > float(low)), whole, float(low)), dtype)
+    bounded = where(whole >= float(high + 1), ir.constant(high, Type(dtype)), inside)
+    return where(isnan(x), ir.constant(0, Type(dtype)), bounded)
+
+
+@declare(expand=_saturate, domain=(-400, 400))
+def saturate(x: torch.Tensor, dtype: ToDType):
+    """x brought into the finite range of dtype and converted; floats to integers round to even, NaN becomes 0"""
+    to, (low, high) = torch_dtype(dtype), limits(dtype_of(dtype))
+    if to is torch.bool:
+        return x.to(to)
+    if to.is_floating_point:
+        return x.to(torch.promote_types(x.dtype, torch.float32)).clamp(low, high).to(to)
+    whole = torch.round(x).double().nan_to_num(0, math.inf, -math.inf) if x.is_floating_point() else x
+    bounds = torch.tensor(low).to(to), torch.tensor(high).to(to)
+    return torch.where(whole >= high, bounds[1], torch.where(whole <= low, bounds[0], whole.to(to)))

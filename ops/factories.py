@@ -1,0 +1,127 @@
+"""Tensors out of nothing but sizes and numbers: inside a fused function they are index expressions, no memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fusedsl import ir
+from fusedsl.errors import BadArgument
+from fusedsl.index import Index, Poly, cdiv
+from fusedsl.ir import Bound, DimOrder, MaybeDType, MaybeSize, Node, Number, Size, Sizes, declare
+from fusedsl.types import DType, f64, i64
+
+from .compare import eq, where
+from .movement import along, expand, unsqueeze
+from .reduce import maybe
+from .rules import default_float
+from .source import numbers
+
+
+def filled(shape: Sequence[Index], value: Any, dt: DType) -> Node:
+    """A constant of that shape."""
+    scalar = ir.cast(ir.as_node(value), dt)
+    return expand(scalar, shape) if shape else scalar
+
+
+def _full(fill_value: Node, size: Sequence[Index], dtype: DType | None) -> Node:
+    kind = fill_value.dtype
+    return filled(size, fill_value, dtype or (default_float() if kind.is_float and fill_value.type.weak else kind))
+
+
+@declare(expand=_full)
+def full(size: Sizes, fill_value: torch.Tensor, dtype: MaybeDType = None):
+    """One number everywhere."""
+    return torch.full(size, fill_value, dtype=maybe(dtype))
+
+
+@declare(expand=lambda size, dtype: filled(size, 0, dtype or default_float()))
+def zeros(size: Sizes, dtype: MaybeDType = None):
+    """0 everywhere"""
+    return torch.zeros(size, dtype=maybe(dtype))
+
+
+@declare(expand=lambda size, dtype: filled(size, 1, dtype or default_float()))
+def ones(size: Sizes, dtype: MaybeDType = None):
+    """1 everywhere"""
+    return torch.ones(size, dtype=maybe(dtype))
+
+
+@declare(expand=lambda x, fill_value, dtype: filled(x.shape, fill_value, dtype or x.dtype))
+def full_like(x: torch.Tensor, fill_value: torch.Tensor, dtype: MaybeDType = None):
+    """One number everywhere, in x's shape."""
+    return torch.full_like(x, fill_value, dtype=maybe(dtype))
+
+
+@declare(expand=lambda x, dtype: filled(x.shape, 0, dtype or x.dtype))
+def zeros_like(x: torch.Tensor, dtype: MaybeDType = None):
+    """0 everywhere, in x's shape"""
+    return torch.zeros_like(x, dtype=maybe(dtype))
+
+
+@declare(expand=lambda x, dtype: filled(x.shape, 1, dtype or x.dtype))
+def ones_like(x: torch.Tensor, dtype: MaybeDType = None):
+    """1 everywhere, in x's shape"""
+    return torch.ones_like(x, dtype=maybe(dtype))
+
+
+def _arange(start: Any, end: Any, step: Any, dtype: DType | None) -> Node:
+    whole = all(isinstance(v, (int, Poly)) for v in (start, end, step))
+    dt = dtype or (i64 if whole else default_float())
+    if step == 0:
+        raise BadArgument(op="arange", name="step", rule="not 0", got=step, hint="")
+    if whole:
+        n = cdiv(end - start, step) if isinstance(step, Poly) or step > 0 else cdiv(start - end, -step)
+        n = max(n, 0) if isinstance(n, int) else n
+    else:
+        n = max(math.ceil((end - start) / step), 0)
+    running = numbers(n)
+    if not whole:
+        running = ir.cast(running, f64)
+    if (start, step) != (0, 1):
+        running = running * step + start
+    return ir.cast(running, dt)
+
+
+@declare(expand=_arange)
+def arange(start: Bound, end: Bound, step: Bound = 1, dtype: MaybeDType = None):
+    """start, start + step, start + 2 step ... before end"""
+    return torch.arange(start, end, step, dtype=maybe(dtype))
+
+
+def _linspace(start: float, end: float, steps: Index, dtype: DType | None) -> Node:
+    dt = dtype or default_float()
+    running = ir.cast(numbers(steps), f64)
+    gap = (ir.as_node(end) - start) / (ir.as_node(steps) - 1) if steps != 1 else 0.0
+    from_end = ir.as_node(end) - (ir.as_node(steps) - 1 - running) * gap
+    return ir.cast(where(running * 2 < steps, running * gap + start, from_end), dt)
+
+
+@declare(expand=_linspace)
+def linspace(start: Number, end: Number, steps: Size, dtype: MaybeDType = None):
+    """`steps` numbers, evenly spaced, from start to end"""
+    return torch.linspace(start, end, steps, dtype=maybe(dtype))
+
+
+def _eye(n: Index, m: Index | None, dtype: DType | None) -> Node:
+    m = n if m is None else m
+    diagonal = eq(unsqueeze(numbers(n), 1), unsqueeze(numbers(m), 0))
+    return ir.cast(diagonal, dtype or default_float())
+
+
+@declare(expand=_eye)
+def eye(n: Size, m: MaybeSize = None, dtype: MaybeDType = None):
+    """1 where row == column, else 0"""
+    return torch.eye(n, n if m is None else m, dtype=maybe(dtype))
+
+
+@declare(expand=lambda x, dims: tuple(expand(along(x, d), x.shape) for d in dims))
+def indices(x: torch.Tensor, *dims: DimOrder):
+    """Every element's own index in each of the dims, as an integer tensor of x's shape"""
+    return tuple(
+        torch.arange(x.shape[d], device=x.device).view([-1 if e == d % x.ndim else 1 for e in range(x.ndim)]).expand(x.shape)
+        for d in dims
+    )

@@ -1,0 +1,160 @@
+"""Triton functions that texts of ops call by name: what Triton's language lacks. A kernel is printed with those it uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def by_kind(floats: str, integers: str, bools: str | None = None) -> Callable[..., str]:
+    """A Triton text by the kind of the first operand; that of integers stands for bools without one of their own."""
+
+    def text(expr: Any, *operands: str) -> str:
+        dt = expr.args[0].dtype
+        form = floats if dt.is_float else integers if bools is None or not dt.is_bool else bools
+        return form.format(*operands)
+
+    return text
+
+
+def number(value: bool | int | float) -> str:
+    """A Python number as Triton reads it."""
+    return repr(value) if math.isfinite(value) else f'float("{value}")'
+
+
+HELPERS: dict[str, str] = {
+    "_maximum": '''
+@triton.jit
+def _maximum(a, b):
+    """The greater, NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "_minimum": '''
+@triton.jit
+def _minimum(a, b):
+    """The smaller, NaN if either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "_product": '''
+@triton.jit
+def _product(a, b):
+    return a * b
+''',
+    # Integer division by zero may trap, and lanes beyond a tail hold zeros: there, divide by 1. The sum with a ^ a = 0
+    # makes a tensor of a literal.
+    "_divisor": '''
+@triton.jit
+def _divisor(a, b):
+    b = b + (a ^ a)
+    return tl.where(b == 0, 1, b)
+''',
+    "_trunc_divide": '''
+@triton.jit
+def _trunc_divide(a, b):
+    """a / b rounded to zero, on integers."""
+    return a // _divisor(a, b)
+''',
+    "_trunc_remainder": '''
+@triton.jit
+def _trunc_remainder(a, b):
+    """a - b * trunc(a / b), with the sign of a, on integers."""
+    return a % _divisor(a, b)
+''',
+    "_floor_divide": '''
+@triton.jit
+def _floor_divide(a, b):
+    """a / b rounded down, on integers."""
+    b = _divisor(a, b)
+    quotient = a // b
+    rest = a % b
+    return tl.where((rest != 0) & ((rest < 0) != (b < 0)), quotient - 1, quotient)
+''',
+    "_floor_remainder": '''
+@triton.jit
+def _floor_remainder(a, b):
+    """a - b * floor(a / b), with the sign of b, on integers."""
+    b = _divisor(a, b)
+    rest = a % b
+    return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+''',
+    "_float_floor_divide": '''
+@triton.jit
+def _float_floor_divide(a, b):
+    """a / b rounded down: from the exact remainder, so that the quotient's own rounding cannot lift it."""
+    rest = libdevice.fmod(a, b)
+    quotient = (a - rest) / b
+    quotient = tl.where((rest != 0) & ((b < 0) != (rest < 0)), quotient - 1, quotient)
+    whole = tl.floor(quotient)
+    whole = tl.where(quotient - whole > 0.5, whole + 1, whole)
+    whole = tl.where(quotient == 0, libdevice.copysign(quotient * 0, a / b), whole)
+    return tl.where(b == 0, a / b, whole)
+''',
+    "_float_remainder": '''
+@triton.jit
+def _float_remainder(a, b):
+    """a - b * floor(a / b), with the sign of b, on floats."""
+    rest = libdevice.fmod(a, b)
+    return tl.where((rest != 0) & ((b < 0) != (rest < 0)), rest + b, rest)
+''',
+    "_integer_power": '''
+@triton.jit
+def _integer_power(a, n):
+    """a ** n on integers, by squaring; 1 / a ** -n rounded to zero where n < 0."""
+    bits: tl.constexpr = a.dtype.primitive_bitwidth
+    n = n + (a ^ a)
+    result = (a ^ a) + 1
+    square = a
+    rest = n
+    for _ in tl.static_range(bits):
+        result = tl.where((rest & 1) != 0, result * square, result)
+        square = square * square
+        rest = rest >> 1
+    inverse = tl.where(a == 1, 1, tl.where(a + 1 == 0, 1 - 2 * (n & 1), n ^ n))
+    return tl.where(n < 0, inverse, result)
+''',
+    "_shift_left": '''
+@triton.jit
+def _shift_left(a, n):
+    """a << n, 0 where n does not lie in [0, bits)."""
+    bits: tl.constexpr = a.dtype.primitive_bitwidth
+    n = n + (a ^ a)
+    inside = (n >= 0) & (n < bits)
+    return tl.where(inside, a << tl.where(inside, n, 0), 0)
+''',
+    "_shift_right": '''
+@triton.jit
+def _shift_right(a, n):
+    """a >> n, arithmetic, with all bits shifted out where n does not lie in [0, bits)."""
+    bits: tl.constexpr = a.dtype.primitive_bitwidth
+    n = n + (a ^ a)
+    inside = (n >= 0) & (n < bits)
+    return tl.where(inside, a >> tl.where(inside, n, 0), tl.where(a < 0, a | ~(a ^ a), a ^ a))
+''',
+    # e4m3 as bits. sm_80 cannot convert it, so there integer arithmetic does; elsewhere it is one instruction. Both
+    # round to nearest even, and to 448 what is greater.
+    "_to_e4m3": '''
+@triton.jit
+def _to_e4m3(x):
+    if target_info.is_cuda() and not target_info.cuda_capability_geq(8, 9):
+        size = tl.abs(x)
+        tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # 16384 has a last place of 2^-9
+        bits = size.to(tl.int32, bitcast=True)
+        code = tl.where(size < 0.015625, tiny, ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - 960)
+        code = tl.where(size > 448.0, 0x7E, code)
+        code = tl.where(x == x, code, 0x7F)
+        return (code | ((x.to(tl.int32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
+    else:
+        return x.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+''',
+    "_from_e4m3": '''
+@triton.jit
+def _from_e4m3(bits):
+    if target_info.is_cuda() and not target_info.cuda_capability_geq(8, 9):
+        size = ((bits.to(tl.uint16) & 0x7F) << 7).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+        size = tl.where((bits & 0x7F) == 0x7F, float("nan"), size)
+        return tl.where(bits >= 128, -size, size)
+    else:
+        return bits.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+''',
+}

@@ -1,0 +1,49 @@
+"""Every example runs, and is as exact as its numbers allow."""
+
+import pytest
+
+from examples import diffusion, gguf_model, losses, norms, quantize_fp8, rotary, smollm2
+
+
+def test_norms():
+    assert norms.main() <= 2**-11
+
+
+@pytest.mark.parametrize("example", [losses, rotary, diffusion], ids=lambda module: module.__name__)
+def test_float32(example):
+    assert example.main() <= 2e-6
+
+
+def test_quantize_fp8():
+    assert quantize_fp8.main() <= quantize_fp8.HALF_STEP * 1.001
+
+
+@pytest.fixture(scope="module")
+def weights():
+    try:
+        return gguf_model.smollm2_file()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.slow
+def test_tokenizer_spells_out_what_it_reads(weights):
+    text = "<|im_start|>user\nWhat's 2²  x 1234?\n\n  naïve café 日本 🙂<|im_end|>"
+    tokenizer = gguf_model.GGUF(weights).tokenizer()
+    tokens = tokenizer.encode(text).ids
+    assert tokenizer.decode(tokens, skip_special_tokens=False) == text
+    assert tokens.count(1) == 1 and tokens[-1] == 2
+
+
+@pytest.mark.slow
+def test_smollm2(weights, capsys):
+    assert smollm2.main(["--layers", "2", "--tokens", "3"]) <= smollm2.BOUND
+    assert "one pass over" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_smollm2_refuses_other_logits(weights, monkeypatch):
+    wrong = smollm2.FUSED._replace(swiglu=lambda gate, up: gate * up)
+    monkeypatch.setattr(smollm2, "FUSED", wrong)
+    with pytest.raises(SystemExit, match="differ"):
+        smollm2.main(["--layers", "1", "--no-generate"])
