@@ -286,8 +286,9 @@ class Traffic:
 
     def _elsewhere(self, kind: str, counts: dict[str, int], addresses: np.ndarray, size: int) -> None:
         if self._strict:
-            nearest = min(self._ranges, key=lambda known: abs(int(addresses[0]) - known.start), default=None)
-            where = f", {int(addresses[0]) - nearest.start} bytes from the start of {nearest.name}" if nearest else ""
+            first = int(addresses[0])
+            nearest = min(self._ranges, key=lambda known: max(known.start - first, first - known.stop), default=None)
+            where = f", {first - nearest.start} bytes from the start of {nearest.name}" if nearest else ""
             raise OutOfBounds(f"{kind} of {addresses.size} lanes outside every known tensor{where}")
         counts[self.ELSEWHERE] = counts.get(self.ELSEWHERE, 0) + addresses.size * size
         self._stray[kind].append((addresses[:, None] + np.arange(size)).reshape(-1))

@@ -15,6 +15,7 @@ from fusedsl.schedule import padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
+MOST = 16384  # elements of a program's tile
 PROCESSORS = 132
 INTERPRETED = 2**16  # the interpreter's cost is per program, so its tiles are large
 
@@ -49,7 +50,8 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         total *= n
     if len(loops) > 1:  # of several loops only one is open at a time
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
-    warps = max(1, min(MOST_WARPS, total // (PER_THREAD * WARP)))
+    lanes = 2 * WARP if target.startswith("gfx") else WARP
+    warps = max(1, min(MOST_WARPS * WARP // lanes, total // (PER_THREAD * lanes)))
     return Config(tuple(tiles.items()), warps)
 
 
@@ -61,13 +63,13 @@ def _reduction(
         if axis in columns:
             tiles[axis.tile] = max(1, _columns(axis, inner, sizes, scale))
         else:
-            least = 2 if _shares(kernel, axis) and inner * 2 <= ROW * 8 else 1
+            least = _rows_to_share(_shared(kernel, axis), inner)
             tiles[axis.tile] = max(least, _floor_power(ROW * scale // (inner * (LOOP if loops else 1))))
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
     for axis in loops:
-        tiles[axis.tile] = max(16, LOOP * (min(scale, 8)) // lanes)
+        tiles[axis.tile] = max(16, (LOOP // 2 if columns else LOOP) * min(scale, 8) // lanes)
 
 
 def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:
@@ -92,10 +94,18 @@ def _chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: in
         room = max(1, room // tiles[axis.tile])
 
 
-def _shares(kernel: Kernel, axis: Axis) -> bool:
-    """Whether some tile is loaded that does not vary along the axis."""
+def _rows_to_share(shared: int, inner: int) -> int:
+    """Rows a program takes so that what they share is not most of what it loads, as far as registers allow."""
+    rows = 4 if shared > 2 else 2 if shared else 1
+    while rows > 1 and rows * inner > MOST:
+        rows //= 2
+    return rows
+
+
+def _shared(kernel: Kernel, axis: Axis) -> int:
+    """How many tiles are loaded that do not vary along the axis."""
     loads = [s for s in kernel.statements() if isinstance(s, Assign) and s.value.kind == "load"]
-    return any(kernel.tiled(s.axes) and axis.variable not in s.axes for s in loads)
+    return sum(bool(kernel.tiled(s.axes)) and axis.variable not in s.axes for s in loads)
 
 
 def _floor_power(n: int) -> int:

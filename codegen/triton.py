@@ -192,8 +192,14 @@ class Printer:
         return text if buffer.dtype is e.dtype else f"{text}.to(tl.{e.dtype.language})"
 
     def _address(self, buffer: Buffer, index: tuple[Index, ...], want: tuple[Axis, ...]) -> str:
-        offset = buffer.offset(index)
-        return buffer.pointer if offset == 0 else f"{buffer.pointer} + {self.text.index(offset, want)}".replace("+ -", "- ")
+        parts = [buffer.pointer]
+        for place, stride in buffer.steps(index):
+            if isinstance(stride, int):
+                parts.append(self.text.index(place * stride, want))
+            else:
+                text = self.text.index(place, want)
+                parts.append(f"{f'({text})' if ' ' in text.replace(', ', ',') else text} * {stride!r}")
+        return " + ".join(parts).replace("+ -", "- ")
 
     def _mask(self, want: tuple[Axis, ...], guard: Iterable = ()) -> str:
         parts = [self.text.aligned(f"in_{a.name}", (a,), want) for a in want if needs_mask(a)]

@@ -14,24 +14,27 @@ from fusedsl import fuse
 from .measure import report
 
 
+def turn(a, b, cos, sin):
+    return a * cos - b * sin, b * cos + a * sin
+
+
 @fuse
 def rotate_halves(x, cos, sin):
     """Pairs are half a head apart: checkpoints in Hugging Face's layout."""
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat(turn(*x.chunk(2, -1), cos, sin), -1)
 
 
 @fuse
 def rotate_pairs(x, cos, sin):
     """Pairs are neighbours: the original layout, and GGUF's for llamas."""
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+    return torch.stack(turn(x[..., ::2], x[..., 1::2], cos, sin), -1).flatten(-2)
 
 
 @fuse
 def norm_and_rotate(x, weight, cos, sin):
     """Queries and keys of Qwen3 and Gemma 3."""
-    return rotate_halves(F.rms_norm(x, x.shape[-1:], weight, 1e-6), cos, sin)
+    x = F.rms_norm(x, x.shape[-1:], weight, 1e-6)
+    return torch.cat(turn(*x.chunk(2, -1), cos, sin), -1)
 
 
 def main(tokens: int = 16, heads: int = 3, head: int = 64) -> float:

@@ -18,10 +18,12 @@ from .trace import Traced, is_tracing, trace
 
 class Fused:
     """A function made of torch code, traced on its first call and launched as fused kernels. Called while another fused
-    function is traced, it is part of that one. Its methods tell what a call would do without doing it."""
+    function is traced, it is part of that one. Its methods tell what a call would do without doing it.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    size_names: ("x", 0) -> "B" names a size of an argument in what is printed."""
+
+    def __init__(self, function: Callable[..., Any], size_names: Mapping[tuple[str, int], str] | None = None) -> None:
+        self.function, self.size_names = function, size_names
         self._entries: list[tuple[Traced, Planner]] = []
         self._lock = threading.Lock()
         functools.update_wrapper(self, function if not isinstance(function, torch.nn.Module) else type(function).forward)
@@ -67,7 +69,7 @@ class Fused:
             if bound is not None:
                 return traced, planner, bound
         with self._lock:
-            traced = trace(self.function, args, kwargs)
+            traced = trace(self.function, args, kwargs, size_names=self.size_names)
             runtime.counters.traces += 1
             planner = Planner(traced.graph, optimise(traced.graph))
             self._entries = [(traced, planner), *self._entries[:63]]

@@ -10,7 +10,8 @@ Python's: numbers, True, False, None, strings, lists, tuples, keyword arguments.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,12 +36,14 @@ _EXAMPLE = "Write tensors as f16[8, 4096]; numbers, strings, lists and name=valu
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a text says of a tensor. strides: in elements, None for contiguous. below: the bound of random integers."""
+    """What a text says of a tensor. strides: in elements, None for contiguous. below: the bound of random integers.
+    names: those of sizes, "" for none; none at all where no size has one."""
 
     dtype: DType
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     below: int = BELOW
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,19 @@ class Arguments:
     def map(self, make: Callable[[Tensor], torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) of a call, with tensors that `make` makes, left to right."""
         return _mapped(self.args, make), _mapped(dict(self.kwargs), make)
+
+    def size_names(self, signature: inspect.Signature) -> dict[tuple[str, int], str]:
+        """The names of sizes by parameter and dimension, for `fusedsl.trace`."""
+        bound = signature.bind(*self.args, **self.kwargs).arguments
+        return {place: name for parameter, value in bound.items() for place, name in _size_names(parameter, value)}
+
+
+def _size_names(parameter: str, value: Any) -> Iterator[tuple[tuple[str, int], str]]:
+    if isinstance(value, Tensor):
+        yield from (((parameter, dim), name) for dim, name in enumerate(value.names) if name)
+    elif isinstance(value, (list, tuple)):
+        for at, item in enumerate(value):
+            yield from _size_names(f"{parameter}_{at}", item)
 
 
 def _mapped(value: Any, make: Callable[[Tensor], torch.Tensor]) -> Any:
@@ -189,11 +205,11 @@ class _Reader:
         if packed is not None:
             _fail(packed, f"Packed formats have no text yet; write a tensor that torch has, {name}[...] without it.")
         kind = _dtype(name)
-        shape = tuple(self._size(size) for size in sizes.children) if sizes is not None else ()
-        steps = tuple(_not_negative(token, "A stride") for token in strides.children) if strides is not None else None
-        if strides is not None and steps is not None and len(steps) != len(shape):
-            _fail(strides.children[0], f"There must be a stride for each of the {len(shape)} sizes, got {len(steps)}.")
-        return Tensor(kind, shape, steps, BELOW if bound is None else self._bound(bound.children[0], kind))
+        dims = [] if sizes is None else sizes.children
+        shape, names = tuple(map(self._size, dims)), tuple(map(_name, dims))
+        steps = None if strides is None else _steps(strides, len(shape))
+        below = BELOW if bound is None else self._bound(bound.children[0], kind)
+        return Tensor(kind, shape, steps, below, names if any(names) else ())
 
     def _size(self, tree: Tree) -> int:
         first, *value = tree.children
@@ -215,6 +231,11 @@ class _Reader:
         return below
 
 
+def _name(size: Tree) -> str:
+    first = size.children[0]
+    return str(first) if first.type == "NAME" else ""
+
+
 def _there(tree: Tree) -> list[Tree]:
     return [child for child in tree.children if child is not None]
 
@@ -231,6 +252,13 @@ def _dtype(token: Token) -> DType:
     if kind.torch is None:
         _fail(token, "No torch tensor holds it; use the next wider of u8, i8, i16, i32, i64.")
     return kind
+
+
+def _steps(tree: Tree, rank: int) -> tuple[int, ...]:
+    steps = tuple(_not_negative(token, "A stride") for token in tree.children)
+    if len(steps) != rank:
+        _fail(tree.children[0], f"There must be a stride for each of the {rank} sizes, got {len(steps)}.")
+    return steps
 
 
 def _not_negative(token: Token, what: str) -> int:

@@ -22,8 +22,8 @@ from . import __version__
 from .errors import FuseError
 
 if TYPE_CHECKING:
-    from .api import Fused
     from .plan import Plan
+    from .stages import Call
 
 
 class Commands(TyperGroup):
@@ -84,11 +84,11 @@ def dump(
     """Print what a call becomes, at a stage between the traced graph and the machine code."""
     import torch
 
-    from .stages import STAGES, Call
+    from .stages import STAGES
 
-    values = _arguments(args)
+    call = _call(function, args, target.value)
     with torch.no_grad():
-        text = STAGES[stage.value](Call(_load(function), *values, target.value))
+        text = STAGES[stage.value](call)
     _emit(text, LEXERS.get(stage, "text"), output)
 
 
@@ -97,9 +97,9 @@ def explain(function: Spec, args: ArgsText = "") -> None:
     """Print the launches of a call, what they move, and why they are no fewer."""
     import torch
 
-    values, keywords = _arguments(args)
+    call = _call(function, args)
     with torch.no_grad():
-        plan = _load(function).plan(*values, **keywords)
+        plan = call.plan
     if sys.stdout.isatty():
         _explain_in_colour(plan)
     else:
@@ -133,16 +133,27 @@ def doctor() -> None:
 # ---- what a user names -----------------------------------------------------------------------------------------------
 
 
-def _arguments(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _call(spec: str, text: str, target: str = "sm_90") -> Call:
+    """The call of FILE.py:FUNCTION with these arguments, on tensors without memory; it is fused if it is not yet."""
+    from torch.nn import Module
+
+    from .api import Fused
     from .arguments import meta, parse
+    from .stages import Call
 
-    return meta(parse(text))
+    arguments = parse(text)
+    function = _function(spec)
+    function = function.function if isinstance(function, Fused) else function
+    signature = inspect.signature(function.forward if isinstance(function, Module) else function)
+    try:
+        names = arguments.size_names(signature)
+    except TypeError as error:
+        raise typer.BadParameter(f"--args {text!r} does not fit {spec.rpartition(':')[2]}{signature}: {error}") from None
+    return Call(Fused(function, names), *meta(arguments), target)
 
 
-def _load(spec: str) -> Fused:
-    """The function of FILE.py:FUNCTION, fused if it is not yet."""
-    from .api import Fused, fuse
-
+def _function(spec: str) -> Any:
+    """What FILE.py:FUNCTION names."""
     path, colon, name = spec.rpartition(":")
     if not colon or not name:
         raise typer.BadParameter(f"write FILE.py:FUNCTION, got {spec}")
@@ -151,7 +162,7 @@ def _load(spec: str) -> Fused:
     value = _member(_module(Path(path)), name)
     if not callable(value):
         raise typer.BadParameter(f"{name} is no function, but {type(value).__name__}")
-    return value if isinstance(value, Fused) else fuse(value)
+    return value
 
 
 def _module(file: Path) -> ModuleType:
@@ -172,8 +183,8 @@ def _member(module: ModuleType, path: str) -> Any:
     value: Any = module
     for part in path.split("."):
         if not hasattr(value, part):
-            close = difflib.get_close_matches(part, dir(value), n=3)
-            raise typer.BadParameter(f"there is no {part}{f'; close to it: {chr(44).join(close)}' if close else ''}")
+            close = ", ".join(difflib.get_close_matches(part, dir(value), n=3))
+            raise typer.BadParameter(f"there is no {part}" + (f"; close to it: {close}" if close else ""))
         if isinstance(value, type) and not isinstance(inspect.getattr_static(value, part), (staticmethod, classmethod)):
             value = _instance(value)
         value = getattr(value, part)

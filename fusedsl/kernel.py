@@ -79,16 +79,21 @@ class Buffer:
     def stride_symbols(self) -> list[Symbol]:
         return [a for s in self.strides for a in atoms(s) if isinstance(a, Symbol)]
 
-    def offset(self, index: tuple[Index, ...]) -> Index:
-        """Where an element lies, in elements; dimensions that join are walked as one where that is simpler."""
-        index, strides = list(index), list(self.strides)
+    def steps(self, index: tuple[Index, ...]) -> list[tuple[Index, Index]]:
+        """(index, stride) pairs that add up to an element's place; dimensions that join are walked as one where that is
+        simpler."""
+        places, strides = list(index), list(self.strides)
         for outer, inner in self.joins:
-            joined = index[outer] * self.shape[inner] + index[inner]
-            if _opaque(joined) < _opaque(index[outer]) + _opaque(index[inner]):
-                index[outer], index[inner] = 0, joined
+            joined = places[outer] * self.shape[inner] + places[inner]
+            if _opaque(joined) < _opaque(places[outer]) + _opaque(places[inner]):
+                places[outer], places[inner] = 0, joined
+        return [(i, s) for i, s in zip(places, strides, strict=True) if i != 0 and s != 0]
+
+    def offset(self, index: tuple[Index, ...]) -> Index:
+        """Where an element lies, in elements."""
         total: Index = 0
-        for i, s in zip(index, strides):
-            total = total + i * s
+        for place, stride in self.steps(index):
+            total = total + place * stride
         return total
 
 

@@ -240,7 +240,10 @@ class Session:
         self._depth += 1
         self.notes.calls += self._depth == 1
         try:
-            return self._call(function, args, kwargs)
+            result = self._call(function, args, kwargs)
+            if self._depth == 1 and isinstance(result, tuple):  # several variables may take the parts
+                self.notes.record(tuple(p._fused.node for p in result if isinstance(p, Proxy)))
+            return result
         finally:
             self._depth -= 1
 

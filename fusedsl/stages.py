@@ -10,17 +10,17 @@ from .api import Fused
 from .codegen.inspect import Compiled
 from .codegen.triton import Writer
 from .errors import BadOption
-from .index import Variable
+from .index import Index, Variable, poly, replace
 from .kernel import Assign, Buffer, Check, Kernel, Loop, Statement, Store, Update
 from .plan import Plan
-from .scalar import Expr
+from .scalar import Expr, make, rebuild, substitute
 from .scalar import show as show_scalar
 from .text import show
 
 
 @dataclass(frozen=True)
 class Call:
-    """A fused function and the arguments of a call; the target is where machine code is for."""
+    """A fused function and the arguments of a call. target: the GPU that machine code is for."""
 
     fused: Fused
     args: Sequence[Any]
@@ -53,21 +53,30 @@ def _machine(stage: str, comment: str) -> Callable[[Call], str]:
 
     def text(call: Call) -> str:
         kernels = call.plan.compile(call.target)
-        return "\n".join(f"{comment} {needs(k)}\n{getattr(k, stage).rstrip()}\n" for k in kernels)
+        return "\n".join(f"{comment} {needs(k)}\n{_asm(k, stage).rstrip()}\n" for k in kernels)
 
     return text
+
+
+def _asm(kernel: Compiled, stage: str) -> str:
+    if stage == "sass":
+        return kernel.sass
+    if stage not in kernel.asm:
+        rule = f"one that {kernel.target} has: {', '.join(s for s in STAGES if s in kernel.asm)}, sass"
+        raise BadOption(name="stage", rule=rule, got=repr(stage))
+    return kernel.asm[stage]
 
 
 def needs(kernel: Compiled) -> str:
     """What a kernel takes of a processor, in one line."""
     return (
-        f"{kernel.name} for {kernel.target}: {kernel.registers} registers, {kernel.spills} spills, "
+        f"{kernel.name} for {kernel.target}: {kernel.registers} registers, {kernel.spills} bytes spilled, "
         f"{kernel.shared:,} bytes of shared memory"
     )
 
 
 def _no_c(call: Call) -> str:
-    raise BadOption(name="stage", rule="one that exists for this target; kernels are not compiled to C", got="'c'")
+    raise BadOption(name="stage", rule="one that GPUs have; kernels become C on no target yet", got="'c'")
 
 
 STAGES: dict[str, Callable[[Call], str]] = {
@@ -88,15 +97,69 @@ STAGES: dict[str, Callable[[Call], str]] = {
 
 def kernel_text(kernel: Kernel) -> str:
     """A kernel as it stands before it is printed as source: axes with their roles, buffers, statements."""
-    out = Writer()
-    with out.block(f"kernel {kernel.name}:"):
-        for axis in kernel.axes:
-            out.line(f"axis {axis.name}: {axis.role}, {axis.extent}{', 64 bits' if axis.wide else ''}")
-        for verb, buffers in (("read", kernel.reads), ("write", kernel.writes)):
-            for buffer in buffers:
-                out.line(f"{verb} {_buffer(buffer)}")
-        _statements(kernel, kernel.body, out)
-    return "\n".join(out.lines) + "\n"
+    return _KernelText(kernel).text()
+
+
+class _KernelText:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel, self.out = kernel, Writer()
+        # Axes under the names that the source gives them.
+        self.names = {axis.variable: Variable(axis.name, axis.extent) for axis in kernel.axes}
+        self.mapping = {variable: poly(named) for variable, named in self.names.items()}
+
+    def text(self) -> str:
+        kernel, out = self.kernel, self.out
+        with out.block(f"kernel {kernel.name}:"):
+            for axis in kernel.axes:
+                out.line(f"axis {axis.name}: {axis.role}, {axis.extent}{', 64 bits' if axis.wide else ''}")
+            for verb, buffers in (("read", kernel.reads), ("write", kernel.writes)):
+                for buffer in buffers:
+                    out.line(f"{verb} {_buffer(buffer)}")
+            self.statements(kernel.body)
+        return "\n".join(out.lines) + "\n"
+
+    def statements(self, body: Iterable[Statement]) -> None:
+        for s in body:
+            if isinstance(s, Loop):
+                with self.out.block(f"loop {s.axis.name}, pass {s.number}:"):
+                    for state in s.states:
+                        tile = f"{state.dtype}{self.along(state.axes)}"
+                        self.out.line(f"state {state.name}: {tile} from {self.value(state.init)}")
+                    self.statements(s.body)
+            else:
+                self.out.line(self.statement(s), str(s.line) if s.line else "")
+
+    def statement(self, s: Assign | Update | Store | Check) -> str:
+        value = self.value(s.value)
+        match s:
+            case Assign():
+                return f"{s.name}: {s.value.dtype}{self.along(s.axes)} = {value}"
+            case Update():
+                return f"{s.name} <- {value}"
+            case Store():
+                return f"{s.buffer.name}{self.index(s.index)} = {value}"
+            case Check():
+                return f"check 0 <= {value} < {s.below}"
+
+    def along(self, axes: Iterable[Variable]) -> str:
+        """[i, k]: the axes that a tile varies along, in the kernel's order."""
+        wanted = set(axes)
+        names = [axis.name for axis in self.kernel.axes if axis.variable in wanted]
+        return f"[{', '.join(names)}]" if names else ""
+
+    def index(self, index: Iterable[Index]) -> str:
+        return f"[{', '.join(repr(replace(i, self.mapping)) for i in index)}]"
+
+    def value(self, e: Expr) -> str:
+        if e.kind != "load":
+            return show_scalar(self.renamed(e))
+        guard = f" if {' and '.join(map(self.value, e.args))}" if e.args else ""
+        return f"{self.kernel.buffer(e['tensor']).name}{self.index(e['index'])}{guard}"
+
+    def renamed(self, e: Expr) -> Expr:
+        if e.kind == "inside":
+            return make("inside", e.dtype, axis=self.names[e["axis"]])
+        return substitute(rebuild(e, tuple(map(self.renamed, e.args))), self.mapping)
 
 
 def _buffer(buffer: Buffer) -> str:
@@ -104,44 +167,6 @@ def _buffer(buffer: Buffer) -> str:
         return f"{buffer.name}: number {buffer.dtype}"
     shape, strides = (", ".join(map(repr, values)) for values in (buffer.shape, buffer.strides))
     return f"{buffer.name}: {buffer.dtype}[{shape}], strides [{strides}]"
-
-
-def _statements(kernel: Kernel, body: Iterable[Statement], out: Writer) -> None:
-    for s in body:
-        if isinstance(s, Loop):
-            with out.block(f"loop {s.axis.name}, pass {s.number}:"):
-                for state in s.states:
-                    tile = f"{state.dtype}{_along(kernel, state.axes)}"
-                    out.line(f"state {state.name}: {tile} from {show_scalar(state.init)}")
-                _statements(kernel, s.body, out)
-        else:
-            out.line(_statement(kernel, s), str(s.line) if s.line else "")
-
-
-def _statement(kernel: Kernel, s: Assign | Update | Store | Check) -> str:
-    match s:
-        case Assign():
-            return f"{s.name}: {s.value.dtype}{_along(kernel, s.axes)} = {_value(kernel, s.value)}"
-        case Update():
-            return f"{s.name} <- {_value(kernel, s.value)}"
-        case Store():
-            return f"{s.buffer.name}{list(s.index)} = {_value(kernel, s.value)}"
-        case Check():
-            return f"check 0 <= {_value(kernel, s.value)} < {s.below}"
-
-
-def _along(kernel: Kernel, axes: Iterable[Variable]) -> str:
-    """[rows, k]: the axes that a tile varies along, in the kernel's order."""
-    wanted = set(axes)
-    names = [a.name for a in kernel.axes if a.variable in wanted]
-    return f"[{', '.join(names)}]" if names else ""
-
-
-def _value(kernel: Kernel, e: Expr) -> str:
-    if e.kind != "load":
-        return show_scalar(e)
-    guard = f" if {' and '.join(map(show_scalar, e.args))}" if e.args else ""
-    return f"{kernel.buffer(e['tensor']).name}{list(e['index'])}{guard}"
 
 
 def reasons(plan: Plan) -> Iterator[str]:

@@ -54,7 +54,7 @@ def assert_no_spills(
     Spills, naming the kernels."""
     plan = _plan(f, args, kwargs)
     found = [
-        f"{kernel.name} on {target}: {kernel.spills} spilled, {kernel.registers} registers"
+        f"{kernel.name} on {target}: {kernel.spills} bytes spilled, {kernel.registers} registers"
         for target in targets
         for kernel in plan.compile(target)
         if kernel.spills

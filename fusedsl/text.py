@@ -17,16 +17,32 @@ import inspect
 import json
 import keyword
 import math
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from . import ops  # noqa: F401  (text names ops: they must be declared)
 from .errors import BadText, FuseError
-from .index import Index, Poly, Symbol, floordiv, poly, remainder
-from .ir import OPS, Graph, MaybeDType, MaybeNumber, Node, Number, Op, ToDType, as_node, bits_of, constant, intern, rebuild
+from .index import Poly, Quotient, Symbol, floordiv, poly, remainder, sole_atom
+from .ir import (
+    OPS,
+    Bound,
+    Graph,
+    MaybeDType,
+    MaybeNumber,
+    Node,
+    Number,
+    Op,
+    ToDType,
+    as_node,
+    bits_of,
+    constant,
+    intern,
+    rebuild,
+)
 from .types import DType, Type, dtype
 
 if TYPE_CHECKING:
@@ -70,7 +86,7 @@ def node_names(graph: Graph) -> dict[Node, str]:
 
 def show_type(t: Type) -> str:
     """f16[B, 4], weak f64"""
-    shape = f"[{', '.join(map(repr, t.shape))}]" if t.shape else ""
+    shape = f"[{', '.join(map(_value, t.shape))}]" if t.shape else ""
     return f"{'weak ' * t.weak}{t.dtype}{shape}"
 
 
@@ -130,6 +146,8 @@ def _value(value: Any) -> str:
         return f"({', '.join(map(_value, value))}{',' * (len(value) == 1)})"
     if isinstance(value, float) and math.isnan(value):
         return "-nan" if math.copysign(1, value) < 0 else "nan"
+    if isinstance(value, Poly) and isinstance(sole_atom(value), Quotient):
+        return repr(value)[1:-1]
     assert value is None or isinstance(value, bool | int | float | Poly | DType), f"no text for {value!r}"
     return repr(value)
 
@@ -139,17 +157,18 @@ def _value(value: Any) -> str:
 
 def parse(text: str) -> Graph:
     """The graph that a text stands for. Raises BadText, with the place."""
-    from lark import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
+    from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
     try:
         tree = _parser().parse(text)
     except UnexpectedInput as error:
         rows = text.splitlines() or [""]
-        ended = isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END")
-        row, column = (len(rows), len(rows[-1]) + 1) if ended else (error.line, error.column)
-        got = "the end of the text" if ended else repr(text.splitlines()[row - 1][column - 1 :][:20])
+        row, column, got = len(rows), len(rows[-1]) + 1, "the end of the text"
+        if not (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
+            row, column = error.line, error.column
+            got = repr(rows[row - 1][column - 1 :][:20])
         expected = error.allowed if isinstance(error, UnexpectedCharacters) else getattr(error, "expected", ())
-        hint = f"Expected {' or '.join(sorted(_spelled(name) for name in expected or ()))}."
+        hint = f"Expected {' or '.join(sorted(map(_spelled, expected or ())))}."
         raise BadText(what="the text of a graph", row=row, column=column, got=got, hint=hint) from None
     return _Reader().graph(tree)
 
@@ -158,7 +177,8 @@ def parse(text: str) -> Graph:
 def _parser() -> Lark:
     from lark import Lark
 
-    return Lark(Path(__file__).with_name("ir.lark").read_text(), start="graph", parser="lalr", maybe_placeholders=True)
+    grammar = Path(__file__).with_name("ir.lark").read_text()
+    return Lark(grammar, start="graph", parser="lalr", maybe_placeholders=True)
 
 
 def _spelled(terminal: str) -> str:
@@ -167,186 +187,160 @@ def _spelled(terminal: str) -> str:
     return f'"{known[terminal]}"' if terminal in known else terminal.lower().strip("$_")
 
 
-def _rule_of(annotation: Any) -> Any:
-    return get_args(annotation)[1]
-
-
-_DTYPE_RULES = (_rule_of(ToDType), _rule_of(MaybeDType))
-_NUMBER_RULES = (_rule_of(Number), _rule_of(MaybeNumber))
+def _fail(place: Token, what: str, got: str, hint: str) -> NoReturn:
+    raise BadText(what=what, row=place.line, column=place.column, got=got, hint=hint)
 
 
 class _Reader:
-    """Builds nodes from the tree, top to bottom; `nodes` are those named so far."""
+    """Builds nodes from the tree, line by line; `nodes` are those that have a name so far."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
 
     def graph(self, tree: Tree) -> Graph:
-        title, *parts = tree.children
-        inputs = tuple(self._input(t) for t in parts if t is not None and t.data == "input")
+        title, inputs, body, outputs = tree.children
+        given = tuple(self.input(t) for t in inputs.children)
         names: dict[Node, str] = {}
-        for each in parts:
-            if each is not None and each.data == "statement":
-                name, node = self._statement(each)
-                if not name.startswith("%"):
-                    names.setdefault(node, name)
-        outputs = tuple(
-            self._operand(t, "return") for t in parts if t is not None and t.data not in ("input", "statement")
-        )
-        for output, t in zip(outputs, [t for t in parts if t is not None][-len(outputs) :], strict=False):
-            if output is None:
-                _fail(_place(t), "return", "None", "An output is a node.")
-        name = json.loads(title) if title.type == "STRING" else str(title)
-        return Graph(inputs, tuple(o for o in outputs if o is not None), name, names)
+        for line in body.children:
+            name, node = self.statement(line)
+            if not name.startswith("%"):
+                names.setdefault(node, name)
+        results = tuple(self.output(t) for t in outputs.children)
+        return Graph(given, results, _text_of(title), names)
 
-    def _input(self, tree: Tree) -> Node:
+    def input(self, tree: Tree) -> Node:
         name, known_as, number, kind = tree.children
-        attrs = {"name": json.loads(known_as) if known_as else str(name), "number": number is not None}
-        return self._name(name, intern(OPS["input"], (), attrs, self._type(kind)))
+        attrs = {"name": _text_of(known_as or name), "number": number is not None}
+        return self.named(name, intern(OPS["input"], (), attrs, _type(kind)))
 
-    def _name(self, name: Token, node: Node) -> Node:
+    def output(self, tree: Tree) -> Node:
+        node = self.operand(tree)
+        if node is None:
+            _fail(tree.children[1], "an output", "None", "Return nodes.")
+        return node
+
+    def named(self, name: Token, node: Node) -> Node:
         if name in self.nodes:
-            _fail(name, "a name", repr(str(name)), "It is taken; each name stands for one node.")
+            _fail(name, "a name", repr(str(name)), "It is taken: each name stands for one node.")
         self.nodes[str(name)] = node
         return node
 
-    def _type(self, tree: Tree) -> Type:
-        weak, name, *shape = tree.children
-        sizes = tuple(self._number(n, None) for n in shape if n is not None)
-        for size, n in zip(sizes, shape, strict=False):
-            if not isinstance(size, int | Poly):
-                _fail(_place(n) or name, "a size", repr(size), "A size is an int, or a polynomial of names.")
-        return Type(self._dtype(name), sizes, weak is not None)
+    def statement(self, tree: Tree) -> tuple[str, Node]:
+        name, op_name, arguments, kind = tree.children
+        if op_name not in OPS:
+            _fail(op_name, "an op", repr(str(op_name)), _close(op_name, OPS) or "`fusedsl ops` lists the ops.")
+        op, wanted = OPS[op_name], _type(kind) if kind else None
+        operands = [self.operand(t) for t in arguments.children if t.data == "operand"]
+        attrs = _attributes(op, op_name, operands, [t for t in arguments.children if t.data == "attribute"])
+        node = _node(op, op_name, operands, attrs, wanted)
+        if wanted and node.type != wanted:
+            _fail(op_name, "a type", show_type(wanted), f"{op.name} of these operands gives {show_type(node.type)}.")
+        return str(name), self.named(name, node)
 
-    def _dtype(self, name: Token) -> DType:
+    def operand(self, tree: Tree) -> Node | None:
+        minus, token, kind = tree.children
+        word = token.type in ("NAME", "UNNAMED")
+        if word and not minus and not kind:
+            if token in self.nodes:
+                return self.nodes[token]
+            if token == "None":
+                return None
+        if word and token not in _FLOATS and (minus or token not in ("True", "False")):
+            hint = _close(token, self.nodes) or "No line above gives it a value."
+            _fail(token, "an operand", repr(str(token)), hint)
+        value = token == "True" if token in ("True", "False") else int(token) if token.type == "INT" else float(token)
+        value = -value if minus else value
+        return constant(value, Type(_dtype(kind))) if kind else as_node(value)
+
+
+def _text_of(token: Token) -> str:
+    return json.loads(token) if token.type == "STRING" else str(token)
+
+
+def _close(word: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, known, n=3)
+    return f"Close to it: {', '.join(close)}." if close else ""
+
+
+def _dtype(name: Token) -> DType:
+    try:
+        return dtype(str(name))
+    except FuseError as error:
+        _fail(name, "a dtype", repr(str(name)), error.message)
+
+
+def _type(tree: Tree) -> Type:
+    weak, name, sizes = tree.children
+    return Type(_dtype(name), tuple(_evaluated(n, None) for n in (sizes.children if sizes else ())), weak is not None)
+
+
+def _attributes(op: Op, place: Token, operands: list[Node | None], trees: list[Tree]) -> dict[str, Any]:
+    """All attributes of a call in normal form, those not given at their default."""
+    given = {str(t.children[0]): t for t in trees}
+    for key, tree in given.items():
+        if key not in op.rules:
+            _fail(tree.children[0], f"an attribute of {op.name}", repr(key), f"It has {', '.join(op.rules) or 'none'}.")
+    rank = operands[0].rank if operands and operands[0] else 0
+    attrs = {}
+    for key, rule in op.rules.items():
+        value = op.signature.parameters[key].default
+        if key in given:
+            place, value = given[key].children[0], _evaluated(given[key].children[1], rule)
+        elif value is inspect.Parameter.empty:
+            _fail(place, f"a call of {op.name}", f"no {key}", f"Write {key}= after the operands.")
         try:
-            return dtype(str(name))
+            attrs[key] = rule.normal(value, rank, op.name)
         except FuseError as error:
-            _fail(name, "a dtype", repr(str(name)), error.message)
-
-    def _statement(self, tree: Tree) -> tuple[str, Node]:
-        name, op_name, *arguments, kind = tree.children
-        op = OPS.get(op_name)
-        if op is None:
-            close = difflib.get_close_matches(op_name, OPS, n=3)
-            hint = f"Close to it: {', '.join(close)}." if close else "`fusedsl ops` lists the ops."
-            _fail(op_name, "an op", repr(str(op_name)), hint)
-        arguments = [a for a in arguments if a is not None]
-        operands = [self._operand(a, op.name) for a in arguments if a.data != "attribute"]
-        given = {str(a.children[0]): a for a in arguments if a.data == "attribute"}
-        try:
-            node = self._node(op, op_name, operands, given, self._type(kind) if kind is not None else None)
-        except BadText:
-            raise
-        except FuseError as error:
-            _fail(op_name, f"the call of {op.name}", f"{op.name}(...)", error.message)
-        if kind is not None and node.type != self._type(kind):
-            hint = f"{op.name} of these operands gives {show_type(node.type)}."
-            _fail(_place(kind) or op_name, "a type", show_type(self._type(kind)), hint)
-        return str(name), self._name(name, node)
-
-    def _node(self, op: Op, place: Token, operands: list[Node | None], given: dict[str, Tree], kind: Type | None) -> Node:
-        if not op.variadic and len(operands) != len(op.operands):
-            wanted = f"Its operands are {', '.join(op.operands)}; write None for one left out." if op.operands else ""
-            _fail(place, f"the call of {op.name}", f"{len(operands)} operands", wanted or "It has no operands.")
-        for key, tree in given.items():
-            if key not in op.rules:
-                _fail(tree.children[0], f"an attribute of {op.name}", repr(key), f"It has {', '.join(op.rules) or 'none'}.")
-        rank = max((n.rank for n in operands[:1] if n is not None), default=0)
-        attrs = {}
-        for key, rule in op.rules.items():
-            default = op.signature.parameters[key].default
-            if key in given:
-                attrs[key] = rule.normal(self._value(given[key].children[1], rule), rank, op.name)
-            elif default is inspect.Parameter.empty:
-                _fail(place, f"the call of {op.name}", "no " + key, f"Write {key}=...")
-            else:
-                attrs[key] = rule.normal(default, rank, op.name)
-        if op.type is None and op.expand is None and kind is None:
-            _fail(place, f"the call of {op.name}", "no type", "Nothing tells its type: write `: type` after it.")
-        node = rebuild(op, operands, attrs, kind or Type(dtype("f32")))
-        if not isinstance(node, Node):
-            _fail(place, f"the call of {op.name}", f"{len(node)} results", "Write what it stands for, one node a line.")
-        return node
-
-    def _operand(self, tree: Tree, op: str) -> Node | None:
-        first, kind = (*tree.children, None)[:2]
-        if tree.data == "node" or (kind is None and str(first) in self.nodes):
-            if first not in self.nodes:
-                _fail(first, f"an operand of {op}", repr(str(first)), "No line above gives it a value.")
-            return self.nodes[str(first)]
-        if tree.data == "word" and kind is None and first == "None":
-            return None
-        value = self._literal(tree, op)
-        if kind is None:
-            return as_node(value)
-        return constant(value, Type(self._dtype(kind)))
-
-    def _literal(self, tree: Tree, op: str) -> bool | int | float:
-        text = str(tree.children[0])
-        if tree.data == "word" and text in ("True", "False"):
-            return text == "True"
-        if text in _FLOATS or tree.children[0].type == "FLOAT":
-            value = float(text)
-        elif tree.children[0].type == "INT":
-            value = int(text)
-        else:
-            close = difflib.get_close_matches(text, self.nodes, n=3)
-            _fail(tree.children[0], f"an operand of {op}", repr(text),
-                  f"Close to it: {', '.join(close)}." if close else "No line above gives it a value.")  # fmt: skip
-        return -value if tree.data == "negative" else value
-
-    def _value(self, tree: Tree, rule: Any) -> Any:
-        if tree.data == "string":
-            return json.loads(tree.children[0])
-        if tree.data == "tuple":
-            return tuple(self._value(t, rule) for t in tree.children)
-        return self._number(tree, rule)
-
-    def _number(self, tree: Tree, rule: Any) -> Any:
-        """A value of an attribute with this rule: it tells what a bare word means, a dtype, a float or a size."""
-        if tree.data == "int":
-            return int(tree.children[0])
-        if tree.data == "float":
-            return float(tree.children[0])
-        if tree.data == "name":
-            return self._word(tree.children[0], rule)
-        parts = [self._number(t, rule) for t in tree.children]
-        if tree.data == "neg" and isinstance(parts[0], int | float | Poly):
-            return -parts[0]
-        if not all(isinstance(p, int | Poly) for p in parts):
-            _fail(_place(tree), "arithmetic", " and ".join(map(repr, parts)), "Only sizes are computed with.")
-        return _ARITHMETIC[tree.data](*parts)
-
-    def _word(self, word: Token, rule: Any) -> Any:
-        if word in _WORDS:
-            return _WORDS[word]
-        if rule in _DTYPE_RULES:
-            return self._dtype(word)
-        if rule in _NUMBER_RULES and word in _FLOATS:
-            return _FLOATS[word]
-        return poly(Symbol(str(word)))
+            _fail(place, f"{key} of {op.name}", repr(value), error.message)
+    return attrs
 
 
-def _add(a: Index, b: Index) -> Index:
-    return a + b
+def _node(op: Op, place: Token, operands: list[Node | None], attrs: Mapping[str, Any], wanted: Type | None) -> Node:
+    what = f"a call of {op.name}"
+    if not op.variadic and len(operands) != len(op.operands):
+        _fail(place, what, f"{len(operands)} operands", f"It takes {', '.join(op.operands) or 'none'}; None for one left out.")
+    if wanted is None and op.type is None and op.expand is None:
+        _fail(place, what, "no type", "No operand tells it: write `: type` behind.")
+    try:
+        node = rebuild(op, operands, attrs, wanted or Type(dtype("f32")))
+    except FuseError as error:
+        _fail(place, what, f"{op.name}(...)", error.message)
+    if not isinstance(node, Node):
+        _fail(place, what, f"{len(node)} results", "Write the ops that it stands for.")
+    return node
 
 
-def _sub(a: Index, b: Index) -> Index:
-    return a - b
+# What a bare word in an attribute means, is told by the attribute's rule: a dtype, a float or a size.
+_DTYPES = [get_args(kind)[1] for kind in (ToDType, MaybeDType)]
+_NUMBERS = [get_args(kind)[1] for kind in (Number, MaybeNumber, Bound)]
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "neg": operator.neg,
+    "floordiv": floordiv, "remainder": remainder,
+}  # fmt: skip
 
 
-def _mul(a: Index, b: Index) -> Index:
-    return a * b
-
-
-_ARITHMETIC = {"add": _add, "sub": _sub, "mul": _mul, "floordiv": floordiv, "remainder": remainder}
-
-
-def _place(tree: Any) -> Token | None:
-    """The first token of a tree."""
-    return next(iter(tree.scan_values(lambda _: True)), None)
-
-
-def _fail(place: Token | None, what: str, got: str, hint: str) -> NoReturn:
-    raise BadText(what=what, row=place.line if place else 0, column=place.column if place else 0, got=got, hint=hint)
+def _evaluated(tree: Tree, rule: Any) -> Any:
+    """The value that an attribute with this rule has; of no rule: a size."""
+    parts = tree.children
+    match tree.data:
+        case "string":
+            return json.loads(parts[0])
+        case "tuple":
+            return tuple(_evaluated(t, rule) for t in parts)
+        case "int":
+            return int(parts[0])
+        case "float" if rule is not None:
+            return float(parts[0])
+        case "word" if rule is not None and parts[0] in _WORDS:
+            return _WORDS[parts[0]]
+        case "word" if rule in _DTYPES:
+            return _dtype(parts[0])
+        case "word" if rule in _NUMBERS and parts[0] in _FLOATS:
+            return _FLOATS[parts[0]]
+        case "word":
+            return poly(Symbol(str(parts[0])))
+    values = [_evaluated(t, rule) for t in parts]
+    if not all(isinstance(v, int | Poly) or (tree.data == "neg" and isinstance(v, float)) for v in values):
+        place = next(iter(tree.scan_values(bool)))
+        _fail(place, "arithmetic", " and ".join(map(repr, values)), "Only sizes can be computed with.")
+    return _ARITHMETIC[tree.data](*values)

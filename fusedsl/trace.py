@@ -1,11 +1,13 @@
-"""From a Python function to a Graph: it is run once on proxies (proxy.py), in a session (session.py) that sees every torch
-call. What comes back also knows for which other calls the graph is right (`bind`), and how to make a call's results.
+"""From a Python function to a Graph: it is run once on proxies (proxy.py), in a session (session.py) that sees every
+torch call. What comes back also knows for which other calls the graph is right (`bind`), and how results are made.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,15 +148,20 @@ def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping
     arguments = Arguments(session, size_names)
     call.arguments.update(arguments.read(signature, call.arguments, function))
     session.watch.root(function)
-    tokens = current.set(session), types.equate.set(session.facts.equate), applying.set(session.apply)
-    try:
+    with _set(current, session), _set(types.equate, session.facts.equate), _set(applying, session.apply):
         with Mode(session):
             result = function(*call.args, **call.kwargs)
         arguments.check_unchanged()
         return _finish(session, result)
+
+
+@contextmanager
+def _set(variable: ContextVar, value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
     finally:
-        for variable, token in zip((current, types.equate, applying), tokens, strict=True):
-            variable.reset(token)
+        variable.reset(token)
 
 
 class Arguments:

@@ -14,8 +14,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from .errors import BadArgument, DTypesDisagree, ShapesDisagree, UnknownDType
-from .index import Index, Poly, is_nonnegative, replace
-from .index import is_less as proved_less
+from .index import Index, Poly, replace
 
 Shape = tuple[Index, ...]
 
@@ -222,30 +221,6 @@ def same_size(a: Index, b: Index) -> bool:
         return False
     guard = equate.get()
     return guard is not None and guard(a, b)
-
-
-# While a function is traced, whether a < b, asked as ("<", a, b), is what it is now, under a guard.
-compare: contextvars.ContextVar[Callable[[str, Index, Index], bool] | None]
-compare = contextvars.ContextVar("compare", default=None)
-
-
-def is_less(a: Index, b: Index, op: str) -> bool:
-    """Whether a < b: known to be, or as it is now under a guard while tracing. Raises BadArgument where neither."""
-    if proved_less(a, b):
-        return True
-    if is_nonnegative(a - b):
-        return False
-    guard = compare.get()
-    if guard is None:
-        raise BadArgument(op=op, name="a size", rule="known well enough to compare", got=f"{a} and {b}", hint="")
-    return guard("<", a, b)
-
-
-def number_of(size: Index, op: str) -> int:
-    """A size that has to be a number. Raises BadArgument where it is symbolic."""
-    if not isinstance(size, int):
-        raise BadArgument(op=op, name="a size", rule="a number", got=repr(size), hint="")
-    return size
 
 
 def broadcast(shapes: Iterable[Shape], op: str, hint: str = "") -> Shape:

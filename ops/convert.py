@@ -74,6 +74,12 @@ def limits(dt: DType) -> tuple[int | float, int | float]:
     return (-(2 ** (dt.bits - 1)), 2 ** (dt.bits - 1) - 1) if dt.kind == "i" else (0, 2**dt.bits - 1)
 
 
+@declare(type=TypeRule(lambda types: Type(types[0].dtype, types[0].shape)), triton="{0}")
+def clone(x: torch.Tensor):
+    """x, in memory of its own"""
+    return torch.clone(x)
+
+
 # ---- what compositions compute in ------------------------------------------------------------------------------------
 
 

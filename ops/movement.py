@@ -8,7 +8,7 @@ import torch
 
 from fusedsl.errors import BadArgument, ShapesDisagree
 from fusedsl.index import Index, Poly, cdiv, divide_exactly, floordiv, remainder
-from fusedsl.ir import Dim, DimOrder, Dims, NewDim, Node, Size, Sizes, declare
+from fusedsl.ir import Dim, DimOrder, Dims, NewDim, Node, Size, Sizes, declare, dims_in
 from fusedsl.types import Type, same_size, show_shape
 
 from .rules import viewed, without
@@ -71,7 +71,7 @@ def _squeeze_index(node: Node, index: Indices) -> Indices:
 @declare(type=viewed(lambda t, dim: without(t.shape, _dropped(t, dim))), index=_squeeze_index)
 def squeeze(x: torch.Tensor, dim: Dims = None):
     """x without those dimensions that have size 1"""
-    return torch.squeeze(x, dim)
+    return torch.squeeze(x, dims_in(dim, x.ndim, "squeeze"))
 
 
 # ---- another order ---------------------------------------------------------------------------------------------------

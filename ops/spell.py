@@ -1,8 +1,9 @@
 """How torch's own functions and methods are written with ops, where their forms of call differ from an op's.
 
 Names: `torch.max`, `Tensor.max`, `F.pad` (torch.nn.functional), `torch.linalg.norm`, and properties as `Tensor.mT`. What
-is not here is the op of the same name. A spelling takes nodes, numbers and sizes, and makes nodes. What it must know of a
-size beyond its type (`is_less`, `number_of`) leaves a guard while tracing.
+is not here is the op of the same name. A spelling uses ops, Python operators and the `.shape` and `.dtype` of its
+arguments, so it takes the tracer's tensors and nodes alike. It compares and divides sizes as Python does: while tracing,
+that leaves a guard.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import torch
 import torch.nn.functional as F
 
 from fusedsl.errors import BadArgument, DataDependent, UnknownFunction
-from fusedsl.index import cdiv, divide_exactly
-from fusedsl.ir import OPS, SPELLINGS, Node, Op, build, spells
-from fusedsl.types import dim_in, is_less, number_of, same_size
+from fusedsl.index import Poly, divide_exactly, is_less, is_nonnegative
+from fusedsl.ir import OPS, SPELLINGS, Op, spells
+from fusedsl.types import dim_in
+from fusedsl.types import dtype as dtype_of
 
 ops = SimpleNamespace(**OPS)
 
@@ -50,7 +52,29 @@ def _fitted(function: Callable, op: Op) -> Callable:
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------
 
-SPELLINGS["torch.positive"] = SPELLINGS["Tensor.positive"] = lambda input: input
+_OPERATORS = {
+    "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "div": "div", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "pow", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
+    "lshift": "left_shift", "rshift": "right_shift", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "eq": "eq",
+    "ne": "ne", "neg": "neg", "abs": "abs", "invert": "bitwise_not",
+}  # fmt: skip
+
+
+def _reflected(op: Op) -> Callable:
+    def reflected(self, other):
+        return op(other, self)
+
+    return reflected
+
+
+for _name, _target in _OPERATORS.items():
+    SPELLINGS[f"Tensor.__{_name}__"] = OPS[_target]
+    SPELLINGS[f"Tensor.__r{_name}__"] = _reflected(OPS[_target])
+
+
+@spells("torch.positive", "Tensor.positive", "Tensor.__pos__")
+def positive(input):
+    return input
 
 
 @spells("torch.add", "Tensor.add")
@@ -68,7 +92,7 @@ def rsub(input, other, *, alpha=1):
     return ops.sub(other, _scaled(input, alpha))
 
 
-def _scaled(other, alpha):  # a number or a node
+def _scaled(other, alpha):
     return other if isinstance(alpha, (int, float)) and alpha == 1 else other * alpha
 
 
@@ -100,21 +124,80 @@ def tensor_where(self, condition, other):
     return ops.where(condition, self, other)
 
 
+# ---- conversions -----------------------------------------------------------------------------------------------------
+
+
+def _cast(x, dtype):
+    """x in another dtype; x itself where it has that dtype, as torch does."""
+    return x if dtype_of(x.dtype) is dtype_of(dtype) else ops.cast(x, dtype)
+
+
+def _named_dtype(name: str, dtype: torch.dtype) -> None:
+    @spells(f"Tensor.{name}")
+    def convert(self, memory_format=None):
+        return _cast(self, dtype)
+
+
+for _name, _dtype in {
+    "double": torch.float64, "float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16,
+    "long": torch.int64, "int": torch.int32, "short": torch.int16, "char": torch.int8, "byte": torch.uint8,
+    "bool": torch.bool,
+}.items():  # fmt: skip
+    _named_dtype(_name, _dtype)
+
+
+@spells("Tensor.to")
+def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, memory_format=None, other=None):
+    for value in args:
+        if isinstance(value, torch.dtype):
+            dtype = value
+        elif isinstance(value, (str, torch.device)):
+            device = value
+        elif hasattr(value, "dtype"):
+            other = value
+    here = getattr(self, "device", None)
+    if device is not None and here is not None:
+        there = torch.device(device)
+        if there.type != here.type or there.index not in (None, here.index):
+            raise BadArgument(op="to", name="device", rule=f"{here}, where the operand is", got=device,
+                              hint="Move tensors outside of the fused function.")  # fmt: skip
+    result = _cast(self, dtype or getattr(other, "dtype", None) or self.dtype)
+    return ops.clone(result) if copy and result is self else result
+
+
+@spells("Tensor.type")
+def type_(self, dtype=None, non_blocking=False):
+    if not isinstance(dtype, torch.dtype):
+        raise BadArgument(op="type", name="dtype", rule="a torch.dtype", got=repr(dtype), hint="x.dtype is x's own.")
+    return _cast(self, dtype)
+
+
+@spells("Tensor.type_as")
+def type_as(self, other):
+    return _cast(self, other.dtype)
+
+
 # ---- reductions ------------------------------------------------------------------------------------------------------
 
 
 def _extreme(name: str, pairwise: str, amax: str, argmax: str) -> None:
     @spells(f"torch.{name}", f"Tensor.{name}")
     def extreme(input, dim=None, keepdim=False, *, other=None):
-        if other is not None or isinstance(dim, Node):
+        if other is not None or hasattr(dim, "dtype"):
             return OPS[pairwise](input, dim if other is None else other)
         if dim is None:
             return OPS[amax](input)
-        return OPS[amax](input, dim, keepdim), OPS[argmax](input, dim, keepdim)
+        results = OPS[amax](input, dim, keepdim), OPS[argmax](input, dim, keepdim)
+        return getattr(torch.return_types, name)(results)
 
 
 _extreme("max", "maximum", "amax", "argmax")
 _extreme("min", "minimum", "amin", "argmin")
+
+
+@spells("torch.aminmax", "Tensor.aminmax")
+def aminmax(input, *, dim=None, keepdim=False):
+    return torch.return_types.aminmax(ops.aminmax(input, dim, keepdim))
 
 
 def _deviation(name: str) -> None:
@@ -258,7 +341,7 @@ def tile(input, *dims):
 
 @spells("torch.repeat_interleave", "Tensor.repeat_interleave")
 def repeat_interleave(input, repeats=None, dim=None, *, output_size=None):
-    if repeats is None or isinstance(repeats, Node):
+    if repeats is None or hasattr(repeats, "dtype"):
         raise DataDependent(op="repeat_interleave", what="the result's size", hint="Give repeats as an int.")
     if dim is None:
         input, dim = ops.reshape(input, (-1,)), 0
@@ -282,7 +365,25 @@ def unflatten(input, dim, sizes):
 
 
 def _less(a, b) -> bool:
-    return is_less(a, b, "x[...]")
+    """a < b; between the sizes of nodes, where that is known."""
+    if not isinstance(a, Poly) and not isinstance(b, Poly):
+        return bool(a < b)
+    if not is_less(a, b) and not is_nonnegative(a - b):
+        raise BadArgument(op="x[...]", name="a size", rule="known well enough to compare", got=f"{a} and {b}", hint="")
+    return is_less(a, b)
+
+
+def _number(size) -> int:
+    if isinstance(size, Poly):
+        raise BadArgument(op="a view", name="a size", rule="a number", got=size, hint="")
+    return int(size)
+
+
+def _divided(size, by):
+    """size / by if that is exact, else None"""
+    if isinstance(size, Poly) or isinstance(by, Poly):
+        return divide_exactly(size, by)
+    return size // by if size % by == 0 else None
 
 
 def _bounded(bound, n, default):
@@ -327,49 +428,43 @@ def narrow(input, dim, start, length):
     return ops.slice(input, dim, start, start + length)
 
 
-@spells("torch.chunk", "Tensor.chunk")
-def chunk(input, chunks, dim=0):
-    dim = _dim(input, dim, "chunk")
-    size = divide_exactly(input.shape[dim], chunks)
-    if size is None:
-        size = cdiv(number_of(input.shape[dim], "chunk"), chunks)
-        chunks = cdiv(number_of(input.shape[dim], "chunk"), size)
-    ends = [size * k for k in range(1, chunks)] + [input.shape[dim]]
-    return tuple(ops.slice(input, dim, end - size if k < chunks else size * (k - 1), end) for k, end in enumerate(ends, 1))
-
-
-@spells("torch.split", "Tensor.split", "torch.split_with_sizes", "Tensor.split_with_sizes")
-def split(tensor, split_size_or_sections, dim=0, *, split_size=None, split_sizes=None):
-    sizes = next(s for s in (split_size_or_sections, split_size, split_sizes) if s is not None)
-    dim = _dim(tensor, dim, "split")
-    n = tensor.shape[dim]
-    if not isinstance(sizes, (tuple, list)):
-        sizes = _equal_parts(n, sizes)
-    starts = list(itertools.accumulate(sizes, initial=0))
-    if not same_size(starts[-1], n):
-        raise BadArgument(op="split", name="sizes", rule=f"of sum {n}", got=sizes, hint="")
-    return tuple(ops.slice(tensor, dim, a, b) for a, b in itertools.pairwise(starts))
+def _parts(x, dim: int, sizes: Sequence) -> tuple:
+    ends = itertools.accumulate(sizes, initial=0)
+    return tuple(ops.slice(x, dim, start, end) for start, end in itertools.pairwise(ends))
 
 
 def _equal_parts(n, size) -> list:
     """n as parts of one size, and what is left."""
-    if isinstance(count := divide_exactly(n, size), int):
-        return [size] * count
-    n, size = number_of(n, "split"), number_of(size, "split")
+    count = _divided(n, size) if n != 0 else None
+    if isinstance(count, int):
+        return [size] * int(count)
+    n, size = _number(n), _number(size)
     return [size] * (n // size) + ([n % size] if n % size or n == 0 else [])
+
+
+@spells("torch.chunk", "Tensor.chunk")
+def chunk(input, chunks, dim=0):
+    dim = _dim(input, dim, "chunk")
+    n = input.shape[dim]
+    size = _divided(n, chunks)
+    return _parts(input, dim, [size] * chunks if size is not None else _equal_parts(n, -(-_number(n) // chunks)))
+
+
+@spells("torch.split", "Tensor.split", "torch.split_with_sizes", "Tensor.split_with_sizes")
+def split(tensor, split_size_or_sections=None, dim=0, *, split_size=None, split_sizes=None):
+    sizes = next(s for s in (split_size_or_sections, split_size, split_sizes) if s is not None)
+    dim = _dim(tensor, dim, "split")
+    n = tensor.shape[dim]
+    parts = list(sizes) if isinstance(sizes, (tuple, list)) else _equal_parts(n, sizes)
+    if not sum(parts) == n:
+        raise BadArgument(op="split", name="the sizes", rule=f"of sum {n}", got=sizes, hint="")
+    return _parts(tensor, dim, parts)
 
 
 @spells("torch.unbind", "Tensor.unbind")
 def unbind(input, dim=0):
     dim = _dim(input, dim, "unbind")
-    return tuple(ops.select(input, dim, i) for i in range(number_of(input.shape[dim], "unbind")))
-
-
-def _constants(values: Any) -> Node:
-    """A tensor of the numbers in a list of lists."""
-    if isinstance(values, (list, tuple)):
-        return ops.stack([_constants(v) for v in values], 0)
-    return build(ops.full, ((), values), {})
+    return tuple(ops.select(input, dim, i) for i in range(_number(input.shape[dim])))
 
 
 @spells("Tensor.__getitem__")
@@ -387,8 +482,8 @@ def getitem(self, key):
             x, dim = ops.unsqueeze(x, dim), dim + 1
         elif isinstance(k, slice):
             x, dim = _cut(x, dim, k.start, k.stop, k.step), dim + 1
-        elif isinstance(k, (list, tuple, Node)):
-            picked[dim], dim = k if isinstance(k, Node) else _constants(k), dim + 1
+        elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
+            picked[dim], dim = k if hasattr(k, "dtype") else tensor(k), dim + 1
         elif isinstance(k, bool):
             raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
         else:
@@ -507,7 +602,7 @@ def _made(op: Op, *args: Any, dtype=None, device=None, layout=None, pin_memory=F
     if requires_grad or out is not None:
         name = "requires_grad" if requires_grad else "out"
         raise BadArgument(op=op.name, name=name, rule="left out", got=requires_grad or out, hint="")
-    return build(op, args, {"dtype": dtype})
+    return op(*args, dtype=dtype)
 
 
 def _filled(name: str, op: Op) -> None:
@@ -560,6 +655,33 @@ def linspace(start, end, steps, **options):
 @spells("torch.eye")
 def eye(n, m=None, **options):
     return _made(ops.eye, n, m, **options)
+
+
+def _leaves(data: Any) -> list:
+    return [leaf for item in data for leaf in _leaves(item)] if isinstance(data, (list, tuple)) else [data]
+
+
+@spells("torch.tensor", "torch.as_tensor", "torch.scalar_tensor", "torch.asarray")
+def tensor(data, dtype=None, **options):
+    """A list of lists of numbers becomes constants joined."""
+    if hasattr(data, "dtype"):
+        return data if dtype is None else _cast(data, dtype)
+    if dtype is None:
+        leaves = _leaves(data)
+        whole = torch.bool if leaves and all(isinstance(leaf, bool) for leaf in leaves) else torch.int64
+        dtype = whole if leaves and all(isinstance(leaf, int) for leaf in leaves) else torch.get_default_dtype()
+
+    def made(item: Any) -> Any:
+        if not isinstance(item, (list, tuple)):
+            return _made(ops.full, (), item, dtype=dtype, **options)
+        return ops.stack([made(inner) for inner in item]) if item else _made(ops.zeros, (0,), dtype=dtype, **options)
+
+    return made(data)
+
+
+@spells("Tensor.new_tensor")
+def new_tensor(self, data, **options):
+    return tensor(data, **{"dtype": self.dtype, **options})
 
 
 for _name, _op in OPS.items():

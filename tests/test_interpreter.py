@@ -496,12 +496,12 @@ def test_libdevice(name, dtype):
     x, y = (torch.empty(N, dtype=dtype).uniform_(low, high) for _ in range(2))
     x[: N // 4] = (x[: N // 4] * 2).round() / 2  # halves: where rounding rules differ
     x[: N // 4].clamp_(low, high)
+    x[x == 0] = low  # mpmath knows no negative zero
     out = torch.empty(N, dtype=dtype)
     run(unary_kernel if name in UNARY else binary_kernel, x, y, out, F=getattr(cuda_libdevice, name))
     arguments = zip(x.tolist(), y.tolist(), strict=True) if name in BINARY else ((a,) for a in x.tolist())
     with mpmath.workprec(120):
         exact = torch.tensor([_float(function, a) for a in arguments], dtype=torch.float64)
-    # torch's float64 Bessel and inverse error functions are good to some 1e-14
     near = {torch.float32: 2e-7, torch.float64: 5e-14}[dtype]
     torch.testing.assert_close(out.double(), exact, rtol=near, atol=near if dtype == torch.float64 else 1e-9, equal_nan=True)
 
@@ -517,11 +517,11 @@ def test_libdevice_of_special_values():
     x = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, 0.5, -0.5])
     y = torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0, 0.0, math.nan, math.inf])
     expected = {
-        "isnan": [1, 0, 0, 0, 0, 0, 0, 0], "isinf": [0, 1, 1, 0, 0, 0, 0, 0], "finitef": [0, 0, 0, 1, 1, 1, 1, 1],
+        "isnan": [1.0, 0, 0, 0, 0, 0, 0, 0], "isinf": [0.0, 1, 1, 0, 0, 0, 0, 0], "finitef": [0.0, 0, 0, 1, 1, 1, 1, 1],
         "round": [math.nan, math.inf, -math.inf, 0.0, -0.0, 0.0, 1.0, -1.0],
         "rint": [math.nan, math.inf, -math.inf, 0.0, -0.0, 0.0, 0.0, -0.0],
         "tanh": [math.nan, 1.0, -1.0, 0.0, -0.0, 1e-45, math.tanh(0.5), -math.tanh(0.5)],
-        "log": [math.nan, math.inf, math.nan, -math.inf, -math.inf, math.log(1.4e-45), math.log(0.5), math.nan],
+        "log": [math.nan, math.inf, math.nan, -math.inf, -math.inf, math.log(2.0**-149), math.log(0.5), math.nan],
     }
     for name, values in expected.items():
         out = torch.empty(8)
@@ -938,8 +938,7 @@ def test_grid():
 @triton.jit
 def copy_kernel(x, out, n, stride, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    v = tl.load(x + i * stride, mask=i < n, other=5)
-    tl.store(out + i, v, mask=i < n)
+    tl.store(out + i, tl.load(x + i * stride, mask=i < n), mask=i < n)
 
 
 @pytest.mark.parametrize("dtype", [*TYPES, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz], ids=str)
@@ -1130,12 +1129,12 @@ def traffic_kernel(x, index, out, n, REPEAT: tl.constexpr, BLOCK: tl.constexpr):
     k = tl.load(index + i, mask=i < n, other=0)
     total = tl.zeros([BLOCK], tl.float32)
     for r in range(REPEAT):
-        total += tl.load(x + k + r, mask=i < n, other=0)
+        total += tl.load(x + k + r, mask=i < n, other=0).to(tl.float32)
     tl.store(out + i // 2, total.to(out.dtype.element_ty), mask=i < n)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int8], ids=str)
-@given(n=st.integers(0, 200), repeat=st.integers(0, 3), spread=st.integers(1, 90), skew=st.integers(0, 7), seed=seeds)
+@given(n=st.integers(0, 200), repeat=st.integers(1, 3), spread=st.integers(1, 90), skew=st.integers(0, 7), seed=seeds)
 def test_traffic_is_exact(dtype, n, repeat, spread, skew, seed):
     size = torch.empty(0, dtype=dtype).element_size()
     raw = torch.zeros(100 * size + skew, dtype=torch.uint8)[skew:]  # any alignment

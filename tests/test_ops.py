@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,3 +113,68 @@ def test_an_expansion_is_what_it_stands_for(name: str, data: st.DataObject) -> N
         (result,) = call.run([node], dtype=torch.float64)
         close = TOLERANCE.get(value.dtype, 0)
         torch.testing.assert_close(result, value.to(result.dtype), rtol=close, atol=close, equal_nan=True)
+
+
+# ---- index maps ------------------------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """The context of a lowering in which indices are numbers and an expression is the value itself. What is read where
+    no load may happen is None, and must never be chosen."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def at(self, node: Node, index: Sequence[Index], when: bool | None = None) -> Any:
+        if when is False:
+            return None
+        value = torch.as_tensor(self.call.value(node))
+        place = [self.call.number(i) for i in index]
+        inside = len(place) == value.ndim and all(0 <= i < n for i, n in zip(place, value.shape, strict=True))
+        assert inside, f"{place} of a tensor of shape {list(value.shape)}"
+        return value[tuple(place)].item()
+
+    def index(self, node: Node, index: Sequence[Index], below: Index) -> int:
+        place = self.at(node, index)
+        assert 0 <= place < self.call.number(below)
+        return place
+
+    def less(self, a: Index, b: Index) -> bool:
+        return self.call.number(a) < self.call.number(b)
+
+    def both(self, p: bool, q: bool) -> bool:
+        return p and q
+
+    def select(self, condition: bool, a: Any, b: Any) -> Any:
+        chosen = a if condition else b
+        assert chosen is not None, "chose what was not loaded"
+        return chosen
+
+    def number(self, index: Index, dtype: DType) -> int:
+        return self.call.number(index)
+
+    def constant(self, value: Any, dtype: DType) -> Any:
+        return value
+
+
+def element(call: Call, node: Node, index: tuple[int, ...]) -> Any:
+    """An element of a view or of an indexed op, by its own rule."""
+    context = Numbers(call)
+    if node.op.lower is not None:
+        return node.op.lower(context, node, index)
+    # the map is made with variables, as a kernel makes it, and then read at one place
+    axes = [Variable(f"i{d}", n) for d, n in enumerate(node.shape)]
+    symbolic = node.op.index(node, [0 if n == 1 else poly(a) for a, n in zip(axes, node.shape, strict=True)])
+    (x,) = node.inputs
+    return context.at(x, [replace(i, dict(zip(axes, index, strict=True))) for i in symbolic])
+
+
+@pytest.mark.parametrize("name", [n for n in DRAWN if OPS[n].kind in ("view", "indexed")])
+@given(data=st.data())
+def test_an_index_map_finds_the_element(name: str, data: st.DataObject) -> None:
+    call = data.draw(calls(OPS[name], dtypes=("i64",), symbols=True))
+    for node, value in both(call):
+        assert call is not None
+        assert call.shape(node) == list(value.shape)
+        for index in itertools.islice(itertools.product(*map(range, value.shape)), 64):
+            assert element(call, node, index) == value[index].item()

@@ -59,7 +59,7 @@ def test_spills_are_told():
             return SimpleNamespace(graph=SimpleNamespace(name="softmax"), compile=kernels.__getitem__)
 
     testing.assert_no_spills(Spilling(softmax), (ROW,), ("sm_80",))
-    with pytest.raises(Spills, match="softmax: no kernel may spill registers, got k on sm_90: 8 spilled, 255 r"):
+    with pytest.raises(Spills, match="softmax: no kernel may spill registers, got k on sm_90: 8 bytes spilled"):
         testing.assert_no_spills(Spilling(softmax), (ROW,), ("sm_80", "sm_90"))
 
 
