@@ -6,8 +6,9 @@ import math
 import struct
 from collections.abc import Callable
 
-from fusedsl.index import Atom, Index, Poly, Quotient, Symbol, Variable
+from fusedsl.index import Atom, Index, Poly, Quotient, Remainder, Symbol, Variable, bounds, is_nonnegative
 from fusedsl.kernel import Axis, Kernel
+from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, f32
 
@@ -73,7 +74,16 @@ class ExprText:
         if isinstance(atom, Loaded):
             return self.value(atom.expr, want)
         assert isinstance(atom, Quotient), f"no text for {atom!r}"
-        return f"({_grouped(self.index(atom.dividend, want))} {atom.symbol} {_grouped(self.index(atom.divisor, want))})"
+        return self._division(atom, want)
+
+    def _division(self, atom: Quotient, want: tuple[Axis, ...]) -> str:
+        """Floor division and its remainder; Triton's round to zero, which differs below 0."""
+        a, b = _grouped(self.index(atom.dividend, want)), _grouped(self.index(atom.divisor, want))
+        low, _ = bounds(atom.dividend)
+        if low is not None and is_nonnegative(low):
+            return f"({a} {atom.symbol} {b})"
+        rest = f"(({a} % {b} + {b}) % {b})"
+        return rest if isinstance(atom, Remainder) else f"(({a} - {rest}) // {b})"
 
     # -- values
 
@@ -105,8 +115,14 @@ class ExprText:
         for at, arg in enumerate(e.args):
             if arg.kind == "const" and not _told_by_others(e, at):
                 texts[at] = literal(arg["value"], arg.dtype, typed=True)
-        template: str | Callable[..., str] = e.op.triton
-        return template.format(*texts) if isinstance(template, str) else template(e, *texts)
+        text = _filled(e, texts)
+        if any(f"{name}(" in text for name in HELPERS):  # helpers take tensors
+            texts = [literal(a["value"], a.dtype, typed=True) if a.kind == "const" else t for a, t in zip(e.args, texts, strict=True)]
+            text = _filled(e, texts)
+        return text
+
+    def _nonzero(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        return f"{self.value(e.args[0], want)} != 0"
 
     def _select(self, e: Expr, want: tuple[Axis, ...]) -> str:
         condition, a, b = (self.value(x, want) for x in e.args)
@@ -150,6 +166,12 @@ class ExprText:
             text = e.op.reduction.tile.format(text, axis=axes.index(axis))
             axes.remove(axis)
         return text
+
+
+def _filled(e: Expr, texts: list[str]) -> str:
+    assert e.op is not None and e.op.triton is not None
+    template: str | Callable[..., str] = e.op.triton
+    return template.format(*texts) if isinstance(template, str) else template(e, *texts)
 
 
 def _told_by_others(e: Expr, at: int) -> bool:

@@ -14,6 +14,7 @@ from fusedsl.errors import Line
 from fusedsl.index import Index, poly
 from fusedsl.kernel import Assign, Axis, Buffer, Check, Kernel, Loop, State, Statement, Store, Update
 from fusedsl.ops.helpers import HELPERS
+from fusedsl.scalar import variables
 from fusedsl.schedule import needs_mask
 
 from .expr import ExprText, literal
@@ -186,7 +187,10 @@ class Printer:
             return f"tl.full([], {buffer.name}, tl.{e.dtype.language})"
         want = self.kernel.tiled(e.free)
         mask = self._mask(want, e.args)
-        text = f"tl.load({self._address(buffer, e['index'], want)}{mask}{', other=0' if mask else ''})"
+        address = self._address(buffer, e["index"], want)
+        if mask and not set(want) <= set(self.kernel.tiled(v for i in e["index"] for v in variables(i))):
+            address = f"{address} + tl.zeros({self.text.shape(want)}, tl.int32)"  # one element under a mask of many
+        text = f"tl.load({address}{mask}{', other=0' if mask else ''})"
         if buffer.dtype.name in CARRIED:
             return f"{CARRIED[buffer.dtype.name][1]}({text})"
         return text if buffer.dtype is e.dtype else f"{text}.to(tl.{e.dtype.language})"

@@ -148,7 +148,8 @@ def _call(spec: str, text: str, target: str = "sm_90") -> Call:
     try:
         names = arguments.size_names(signature)
     except TypeError as error:
-        raise typer.BadParameter(f"--args {text!r} does not fit {spec.rpartition(':')[2]}{signature}: {error}") from None
+        name = spec.rpartition(":")[2]
+        raise typer.BadParameter(f"--args {text!r} does not fit {name}{signature}: {error}") from None
     return Call(Fused(function, names), *meta(arguments), target)
 
 

@@ -16,7 +16,7 @@ import torch
 from .index import Atom, Index, Variable, poly, replace
 from .ir import Node
 from .scalar import TRUE, Expr, Loaded, both, constant, less, make, select, substitute, variables
-from .types import DType
+from .types import DType, bool_, i32
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class Lowering:
         """The element of node at index; its loads happen only where `when` holds."""
         key = (node, tuple(index), when)
         if key not in self.memo:
-            if node in self.boundary and not root:
+            if 0 in node.shape:  # never read: whoever asks does so under a guard that never holds
+                value = constant(0, node.dtype.computed)
+            elif node in self.boundary and not root:
                 value = self._load(node, key[1], when)
             else:
                 value = self._value(node, key[1], when)
@@ -133,7 +135,12 @@ class Lowering:
         inner = [(0 if source.shape[d] == 1 else poly(axes[d])) if d in axes else next(rest) for d in range(source.rank)]
         bound = tuple(a for a in axes.values() if a.extent != 1)
         body = self.at(source, tuple(inner), when)
-        return make("reduce", node.dtype.computed, (body,), node.op, axes=bound) if bound else body
+        if not bound:
+            return body
+        if node.dtype.is_bool:  # Triton's reductions are over numbers
+            number = select(body, constant(1, i32), constant(0, i32))
+            return make("nonzero", bool_, (make("reduce", i32, (number,), node.op, axes=bound),))
+        return make("reduce", node.dtype.computed, (body,), node.op, axes=bound)
 
 
 def _folded(node: Node, args: Sequence[Expr]) -> Expr:

@@ -21,6 +21,7 @@ from .passes.simplify import simplify
 from .passes.split_axes import split_axes
 from .passes.split_groups import split_groups
 from .passes.split_reductions import split_reductions
+from .passes.still_dims import still_dims
 from .passes.unify_axes import unify_axes
 from .schedule import Names, schedule
 
@@ -67,20 +68,24 @@ class Specialised:
     partition: Partition
 
 
-def specialise(graph: Graph, sizes: Mapping[str, int], safe: bool = False) -> Specialised:
-    """The launches of a graph for sizes like these. safe: a launch per reduction and output."""
+def specialise(
+    graph: Graph, sizes: Mapping[str, int], safe: bool = False, refused: Mapping[frozenset[Node], str] | None = None
+) -> Specialised:
+    """The launches of a graph for sizes like these. safe: a launch per reduction and output. refused: see
+    fuse_vertically."""
     started = time.perf_counter()
     graph = split_reductions(graph, sizes)
     graph, fixed = fix_rows(graph, sizes)
     graph = simplify(graph)
-    partition = fuse_vertically(graph, sizes, safe)
+    partition = fuse_vertically(graph, sizes, safe, refused)
     _report("specialise", started, graph)
     return Specialised(graph, fixed, partition)
 
 
 def writes_of(group: Group, buffers: Mapping[Node, Buffer], eager: bool, origin: Origin) -> list[Write]:
     """A launch's stores as scalar expressions over as few axes as can be."""
-    writes = split_groups(lower(group.stores, group.boundary, eager, origin), origin)
+    writes = still_dims(lower(group.stores, group.boundary, eager, origin), buffers, origin)
+    writes = split_groups(writes, origin)
     writes = split_axes(unify_axes(writes, origin), origin)
     return merge_axes(unify_axes(writes, origin), buffers, origin)
 

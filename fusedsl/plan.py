@@ -6,7 +6,7 @@ import keyword
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,13 +20,14 @@ from .cost import Traffic, distinct_bytes, is_number, known, traffic
 from .errors import BadOption
 from .index import evaluate
 from .interpret import interpret
-from .ir import Graph, Node
+from .ir import OPS, Graph, Node, build
 from .kernel import Buffer, Kernel
 from .layout import Layout, buffer_of, contiguous_strides, layout_of
 from .lower import lower
 from .options import Options, Rung, say
 from .passes.unify_axes import unify_axes
 from .pipeline import Specialised, kernel_of, specialise
+from .schedule import Refusal
 
 Sizes = Mapping[str, int]
 
@@ -50,15 +51,30 @@ class Step:
         return runtime.load(self.source, self.kernel.name)
 
 
+class RefusedGroup(Exception):
+    """A group of nodes that no kernel can hold, and why."""
+
+    def __init__(self, nodes: frozenset[Node], reason: str) -> None:
+        self.nodes, self.reason = nodes, reason
+        super().__init__(reason)
+
+
 class Program:
     """The launches of a graph for one choice of layouts and resident rows, for any other sizes."""
 
     def __init__(self, graph: Graph, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout], safe: bool = False) -> None:
-        self.specialised: Specialised = specialise(graph, sizes, safe)
-        self.graph = self.specialised.graph
-        self.names = _names(self.graph, self.specialised)
-        self.buffers = self._buffers(sizes, inputs, outputs)
-        self.steps = [self._step(at) for at in range(len(self.specialised.partition.groups))]
+        refused: dict[frozenset[Node], str] = {}
+        while True:
+            self.specialised: Specialised = specialise(graph, sizes, safe, refused)
+            self.graph = self.specialised.graph
+            self.names = _names(self.graph, self.specialised)
+            self.buffers = self._buffers(sizes, inputs, outputs)
+            try:
+                self.steps = [self._step(at) for at in range(len(self.specialised.partition.groups))]
+                return
+            except RefusedGroup as refusal:  # the layouts decide some cases that the partition cannot see
+                assert refusal.nodes not in refused, f"{graph.name}: {refusal.reason}"
+                refused[refusal.nodes] = refusal.reason
 
     def _buffers(self, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout]) -> dict[Node, Buffer]:
         found: dict[Node, Buffer] = {}
@@ -82,7 +98,10 @@ class Program:
         name = identifier(self.graph.name, "kernel")
         name = name if len(groups) == 1 else f"{name}_{at}"
         eager = Options.from_env().numerics == "eager"
-        kernel = kernel_of(name, self.graph, groups[at], self.buffers, eager)
+        try:
+            kernel = kernel_of(name, self.graph, groups[at], self.buffers, eager)
+        except Refusal as refusal:
+            raise RefusedGroup(groups[at].nodes, str(refusal)) from refusal
         text = source(kernel)
         say(Rung.SOURCE, lambda: text)
         return Step(kernel, text, tuple(parameters(kernel)))
@@ -130,11 +149,20 @@ class PlannedKernel:
 class Plan:
     """A program with its sizes: everything about a call but the addresses. Prints as a table."""
 
-    def __init__(self, program: Program, sizes: Sizes, original: Graph, target: str, output_strides: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        sizes: Sizes,
+        original: Graph,
+        target: str,
+        output_strides: Sequence[Sequence[int]],
+        output_shapes: Sequence[Sequence[int]],
+    ) -> None:
         self.program, self.sizes, self.target = program, dict(sizes), target
         self.graph = original
         self.output_strides = [tuple(s) for s in output_strides]
-        self.output_shapes = [tuple(evaluate(n, sizes) for n in o.shape) for o in program.graph.outputs]
+        self.output_shapes = [tuple(s) for s in output_shapes]
+        self.held_shapes = [tuple(evaluate(n, sizes) for n in o.shape) for o in program.graph.outputs]
         self.configs = [choose(s.kernel, sizes, target) for s in program.steps]
         self.grids = [_grid(s.kernel, c, sizes) for s, c in zip(program.steps, self.configs, strict=True)]
         self._constants = [self._fixed(s) for s in program.steps]
@@ -288,7 +316,7 @@ class Plan:
         """Launches every kernel; returns the graph's outputs. values: the graph's inputs in order."""
         program = self.program
         memory: dict[Node, Any] = dict(zip(program.graph.inputs, values, strict=True))
-        for node, shape, strides in zip(program.graph.outputs, self.output_shapes, self.output_strides, strict=True):
+        for node, shape, strides in zip(program.graph.outputs, self.held_shapes, self.output_strides, strict=True):
             if node not in memory:
                 memory[node] = torch.empty_strided(shape, strides, dtype=node.dtype.torch, device=device)
         for node in program.intermediates:
@@ -297,7 +325,12 @@ class Plan:
         for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self._constants, strict=True):
             if grid[0]:
                 runtime.launch(step.function, grid, _arguments(step, memory, fixed), config, device, hooks)
-        return [memory[o] for o in program.graph.outputs]
+        return [
+            memory[o] if shape == held else memory[o].as_strided(shape, strides)
+            for o, shape, held, strides in zip(
+                program.graph.outputs, self.output_shapes, self.held_shapes, self.output_strides, strict=True
+            )
+        ]
 
 
 def _arguments(step: Step, memory: Mapping[Node, Any], fixed: Mapping[str, int]) -> dict[str, Any]:
@@ -353,15 +386,18 @@ class Planner:
 
     def _make(self, values: Sequence[Any], sizes: Sizes, shapes: tuple, strides: tuple, target: str, safe: bool) -> Plan:
         outs = self._output_strides(values, sizes)
+        still = tuple(tuple(d for d, s in enumerate(strides) if s == 0) for strides in outs)
         layouts = tuple(layout_of(n, s) for n, s in zip(shapes, strides, strict=True))
         out_shapes = [[evaluate(n, sizes) for n in o.shape] for o in self.optimised.outputs]
         out_layouts = tuple(layout_of(n, s) for n, s in zip(out_shapes, outs, strict=True))
-        program = self._program(sizes, layouts, out_layouts, safe)
-        plan = Plan(program, sizes, self.original, target, outs)
+        program = self._program(sizes, layouts, out_layouts, still, safe)
+        plan = Plan(program, sizes, self.original, target, outs, out_shapes)
         plan.__dict__["_input_strides"] = dict(zip(program.graph.inputs, strides, strict=True))
         return plan
 
-    def _program(self, sizes: Sizes, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], safe: bool) -> Program:
+    def _program(
+        self, sizes: Sizes, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], still: tuple[tuple[int, ...], ...], safe: bool
+    ) -> Program:
         """A program made before serves if its rows have these sizes."""
         regime = _regime(self.optimised, sizes)
         found = self.programs.setdefault((inputs, outputs, safe), [])
@@ -369,7 +405,7 @@ class Planner:
             fixed = program.specialised.fixed
             if resident == regime and all(sizes[name] == value for name, value in fixed.items()):
                 return program
-        program = Program(self.optimised, sizes, inputs, outputs, safe)
+        program = Program(_held_once(self.optimised, still), sizes, inputs, outputs, safe)
         found.append((program, regime))
         return program
 
@@ -380,6 +416,17 @@ class Planner:
             for v in values
         ]
         return [tuple(o.stride()) for o in interpret(self.original, meta, sizes)]
+
+
+def _held_once(graph: Graph, still: Sequence[Sequence[int]]) -> Graph:
+    """The graph with outputs that eager expands, with stride 0, computed once along those dimensions."""
+    outputs = []
+    for node, dims in zip(graph.outputs, still, strict=True):
+        for d in dims:
+            if node.shape[d] not in (0, 1) and node not in graph.inputs:
+                node = build(OPS["slice"], (node, d, 0, 1), {})
+        outputs.append(node)
+    return replace(graph, outputs=tuple(outputs))
 
 
 def _regime(graph: Graph, sizes: Sizes) -> tuple[str, ...]:

@@ -67,10 +67,11 @@ def rewrite(graph: Graph, rules: Iterable[Rule], log: list[Fired] | None = None)
 
     Names and lines go over to what replaces a node; other nodes that a rule makes get the line of the node it was
     used on. Every use of a rule is appended to `log`. The rules must end: going round in circles is an assertion."""
-    driver = _Driver(tuple(rules), log if log is not None else [], set(graph.nodes))
+    nodes = graph.nodes
+    driver = _Driver(tuple(rules), log if log is not None else [], set(nodes))
     for output in graph.outputs:
         driver.run(output)
-    result = graph.rewritten({old: driver.normal[old] for old in graph.nodes})
+    result = graph.rewritten({old: driver.normal[old] for old in nodes})
     lines: dict[Node, Line] = dict(result.lines)
     for node, origin in driver.origins.items():
         if origin in graph.lines:
@@ -88,6 +89,7 @@ class _Driver:
         self.normal: dict[Node, Node] = {}  # what no rule fits any more, and what led there
         self.steps: dict[Node, Node] = {}  # one step of those still on the way
         self.origins: dict[Node, Node] = {}  # a node made by a rule -> the node of the graph it was made for
+        self.patience = 1000 * (len(known) + 10)
 
     def run(self, root: Node) -> None:
         stack = [root]
@@ -97,7 +99,7 @@ class _Driver:
                 stack.pop()
             elif node in self.steps:
                 after = self.steps[node]
-                assert after in self.normal, self._circle(node)
+                assert after in self.normal, f"rules go round in circles at {node}: {self._last_rules()}"
                 self.normal[node] = self.normal[after]
             elif waiting := [a for a in node.inputs if a not in self.normal]:
                 stack += waiting
@@ -122,6 +124,7 @@ class _Driver:
                 self.log.append(fired)
                 say(Rung.RULES, lambda: f"  {fired}")  # noqa: B023  (called at once)
                 self._adopt(self._new(after), node)
+                assert len(self.steps) < self.patience, f"the rules do not end: {self._last_rules()}"
                 return after
         return node
 
@@ -140,6 +143,5 @@ class _Driver:
             self.known.add(node)
             self.origins.setdefault(node, self.origins.get(maker, maker))
 
-    def _circle(self, node: Node) -> str:
-        names = dict.fromkeys(fired.rule.name for fired in self.log[-20:])
-        return f"rules go round in circles at {node}: {', '.join(names)}"
+    def _last_rules(self) -> str:
+        return ", ".join(dict.fromkeys(fired.rule.name for fired in self.log[-20:]))

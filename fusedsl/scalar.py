@@ -31,6 +31,7 @@ class Expr:
     select    args[1] where args[0], else args[2]; never a mask
     less      a < b on indices                                         a, b
     both      args[0] and args[1]
+    nonzero   args[0] != 0
     reduce    args[0] combined over axes                               axes: tuple[Variable]
     ref       a value that a statement of the kernel has named         name, axes
     inside    whether a tile's index lies within its axis              axis

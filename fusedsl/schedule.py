@@ -430,11 +430,11 @@ class Builder:
         self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=r["axes"]), scope)
 
     def emit_named(self, e: Expr, scope: Scope) -> Expr:
-        """A name for an expression whose arguments are names already."""
-        if e.kind in ("ref", "const"):
+        """A name for an expression over names."""
+        if e.kind in ("ref", "const", "inside"):
             return e
         if e not in scope.memo:
-            self._assign(e, e, scope)
+            self._assign(e, rebuild(e, tuple(self.emit_named(a, scope) for a in e.args)), scope)
         return scope.memo[e]
 
     def _assign(self, origin: Expr, value: Expr, scope: Scope) -> None:

@@ -10,7 +10,7 @@ from .api import Fused
 from .codegen.inspect import Compiled
 from .codegen.triton import Writer
 from .errors import BadOption
-from .index import Index, Variable, poly, replace
+from .index import Atom, Index, Variable, poly, replace
 from .kernel import Assign, Buffer, Check, Kernel, Loop, Statement, Store, Update
 from .plan import Plan
 from .scalar import Expr, make, rebuild, substitute
@@ -105,7 +105,7 @@ class _KernelText:
         self.kernel, self.out = kernel, Writer()
         # Axes under the names that the source gives them.
         self.names = {axis.variable: Variable(axis.name, axis.extent) for axis in kernel.axes}
-        self.mapping = {variable: poly(named) for variable, named in self.names.items()}
+        self.mapping: dict[Atom, Index] = {variable: poly(named) for variable, named in self.names.items()}
 
     def text(self) -> str:
         kernel, out = self.kernel, self.out

@@ -114,7 +114,7 @@ def _flip_index(node: Node, index: Indices) -> Indices:
 
 
 @declare(type=viewed(lambda t, dims: t.shape), index=_flip_index)
-def flip(x: torch.Tensor, dims: Dims):
+def flip(x: torch.Tensor, dims: DimOrder):
     """x with the order along dims reversed"""
     return torch.flip(x, dims)
 

@@ -8,9 +8,8 @@ An application that an op's rules or torch refuse is left out, and the next one 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args
@@ -25,7 +24,7 @@ from fusedsl.errors import FuseError, Line
 from fusedsl.index import Index, Symbol, evaluate, poly
 from fusedsl.interpret import Machine
 from fusedsl.ir import OPS, Graph, Node, Op, build, intern
-from fusedsl.types import STORED, DType, Type, dtype
+from fusedsl.types import DType, Type, dtype
 
 T = TypeVar("T")
 MOST_ELEMENTS = 2048
@@ -650,6 +649,19 @@ def refuse_undefined(node: Node, args: Sequence[Any]) -> None:
 _DIVISIONS = {"floor_divide", "trunc_divide", "remainder", "fmod"}
 
 
-def stored_dtypes() -> Iterator[DType]:
-    """Every dtype that a torch tensor may have."""
-    return itertools.chain(STORED)
+# ---- comparing -------------------------------------------------------------------------------------------------------
+
+
+def identical(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Where two tensors hold the same: -0.0 is not 0.0, one NaN is as good as another."""
+    if not a.is_floating_point():
+        return a == b
+    a, b = a.double(), b.double()
+    return ((a == b) & (a.signbit() == b.signbit())) | (a.isnan() & b.isnan())
+
+
+def assert_identical(a: torch.Tensor, b: torch.Tensor) -> None:
+    """The same dtype, shape and values."""
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    wrong = ~identical(a, b)
+    assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()} differ: {a[wrong][:5]} and {b[wrong][:5]}"

@@ -14,7 +14,7 @@ import triton.language as tl
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from triton.language.extra import libdevice
-from triton.language.extra.cuda import libdevice as cuda_libdevice  # a function passed as an argument must come from here
+from triton.language.extra.cuda import libdevice as cuda_libdevice  # whence a function passed as an argument must come
 
 from fusedsl.codegen.hardware import libdevice as libdevice_function
 from fusedsl.codegen.interpreter import CannotInterpret, OutOfBounds, Traffic, launch
@@ -52,6 +52,15 @@ def random_bits(dtype, count=N):
         torch.rand(count) < 0.5, raw, small)
 
 
+def random_integers(dtype, count=N):
+    """Any integers, small ones, and the ends of the range."""
+    size = torch.empty(0, dtype=dtype).element_size()
+    raw = torch.randint(0, 256, (count * size,), dtype=torch.uint8).view(dtype)
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    special = torch.tensor([low, high, *range(max(low, -3), 4)], dtype=dtype)
+    return torch.where(torch.rand(count) < 0.5, raw, special[torch.randint(0, len(special), (count,))])
+
+
 seeds = st.integers(0, 2**31).map(torch.manual_seed)
 
 
@@ -72,6 +81,7 @@ TYPES = {
     torch.bool: tl.int1,
 }
 F8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTS = [dtype for dtype in TYPES if not dtype.is_floating_point and dtype != torch.bool]
 
 
@@ -95,8 +105,7 @@ def test_every_value_of_a_narrow_float_casts(source, target):
     if source in F8 and target in F8:
         pytest.skip("Triton has no such cast")
     size = torch.empty(0, dtype=source).element_size()
-    codes = torch.arange(256, dtype=torch.uint8) if size == 1 else torch.arange(65536, dtype=torch.int32).to(torch.int16)
-    x = codes.view(source)
+    x = torch.arange(256**size).to({1: torch.uint8, 2: torch.int16}[size]).view(source)
     assert_same_bits(cast(x, target), nearest(x.float(), target))
 
 
@@ -137,10 +146,9 @@ def test_float32_rounds_toward_zero_on_request(target, seed):
     assert (away.abs() > x.abs()).all()
 
 
-@pytest.mark.parametrize("source", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("target", INTS, ids=str)
-@given(seed=seeds)
-def test_float_to_int_saturates(source, target, seed):
+@given(source=st.sampled_from(FLOATS), seed=seeds)
+def test_float_to_int_saturates(target, source, seed):
     x = random_bits(source)
     low, high = torch.iinfo(target).min, torch.iinfo(target).max
     width = max(16, 8 * torch.empty(0, dtype=target).element_size())  # 8 bits go by way of 16
@@ -156,12 +164,10 @@ def test_float_to_int_saturates(source, target, seed):
     assert cast(x, target).tolist() == expected
 
 
-@pytest.mark.parametrize("target", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("source", INTS, ids=str)
-@given(seed=seeds)
-def test_int_to_float_rounds_once(source, target, seed):
-    size = torch.empty(0, dtype=source).element_size()
-    x = torch.randint(0, 256, (N * size,), dtype=torch.uint8).view(source)
+@pytest.mark.parametrize("target", FLOATS, ids=str)
+@given(source=st.sampled_from(INTS), seed=seeds)
+def test_int_to_float_rounds_once(target, source, seed):
+    x = random_integers(source, 16)
     y = cast(x, target)
     for integer, value in zip(x.tolist(), y.double().tolist(), strict=True):
         if math.isinf(value):
@@ -177,8 +183,7 @@ def test_int_to_float_rounds_once(source, target, seed):
 @pytest.mark.parametrize("target", INTS, ids=str)
 @pytest.mark.parametrize("source", INTS, ids=str)
 def test_int_to_int_wraps(source, target):
-    size = torch.empty(0, dtype=source).element_size()
-    x = torch.randint(0, 256, (N * size,), dtype=torch.uint8).view(source)
+    x = random_integers(source)
     low, high = torch.iinfo(target).min, torch.iinfo(target).max
     assert cast(x, target).tolist() == [(value - low) % (high - low + 1) + low for value in x.tolist()]
 
@@ -226,29 +231,27 @@ def quotient(a, b):
 
 
 @pytest.mark.parametrize("dtype", INTS, ids=str)
-@given(data=st.data())
-def test_integers_wrap_and_divide_toward_zero(dtype, data):
+@given(seed=seeds)
+def test_integers_wrap_and_divide_toward_zero(dtype, seed):
     low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
-    numbers = st.one_of(st.integers(low, high), st.integers(max(low, -3), 3), st.sampled_from([low, high]))
-    a = data.draw(st.lists(numbers, min_size=N, max_size=N))
-    b = data.draw(st.lists(numbers.filter(bool), min_size=N, max_size=N))
+    x, y = random_integers(dtype), random_integers(dtype)
+    y = torch.tensor([value or 1 for value in y.tolist()], dtype=dtype)  # division by 0 is undefined
     out = torch.empty(11, N, dtype=dtype)
-    run(integer_kernel, torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype), out)
+    run(integer_kernel, x, y, out)
     rules = [
         lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, quotient, lambda a, b: a - quotient(a, b) * b,
         lambda a, b: a & b, lambda a, b: (a | b) ^ ~a, max, min, lambda a, b: a if a < b else b + 1,
         lambda a, b: (a >= b) + (a != b),
     ]
     for rule, row in zip(rules, out.tolist(), strict=True):
-        assert row == [(rule(x, y) - low) % (high - low + 1) + low for x, y in zip(a, b, strict=True)]
+        assert row == [(rule(a, b) - low) % (high - low + 1) + low for a, b in zip(x.tolist(), y.tolist(), strict=True)]
 
 
 @pytest.mark.parametrize("dtype", INTS, ids=str)
 @given(seed=seeds)
 def test_shifts_beyond_the_width_leave_the_sign(dtype, seed):
-    size = torch.empty(0, dtype=dtype).element_size()
-    a = torch.randint(0, 256, (N * size,), dtype=torch.uint8).view(dtype)
-    b = torch.randint(0, size * 8 + 8, (N,)).to(dtype)
+    a = random_integers(dtype)
+    b = torch.randint(0, 8 * torch.empty(0, dtype=dtype).element_size() + 8, (N,)).to(dtype)
     out = torch.empty(2, N, dtype=dtype)
     run(shift_kernel, a, b, out)
     low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
@@ -266,11 +269,11 @@ def high_kernel(x, y, out, BLOCK: tl.constexpr):
 @pytest.mark.parametrize("dtype", [torch.uint32, torch.uint64], ids=str)
 @given(seed=seeds)
 def test_umulhi(dtype, seed):
-    size = torch.empty(0, dtype=dtype).element_size()
-    a, b = (torch.randint(0, 256, (N * size,), dtype=torch.uint8).view(dtype) for _ in range(2))
+    a, b = random_integers(dtype), random_integers(dtype)
     out = torch.empty(N, dtype=dtype)
     run(high_kernel, a, b, out)
-    assert out.tolist() == [x * y >> size * 8 for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    width = 8 * out.element_size()
+    assert out.tolist() == [x * y >> width for x, y in zip(a.tolist(), b.tolist(), strict=True)]
 
 
 @triton.jit
@@ -330,9 +333,6 @@ def clamp_kernel(x, low, high, out, BLOCK: tl.constexpr):
     hi = tl.load(high + i)
     tl.store(out + i, tl.clamp(a, lo, hi))
     tl.store(out + BLOCK + i, tl.clamp(a, lo, hi, propagate_nan=tl.PropagateNan.ALL))
-
-
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -402,7 +402,8 @@ def test_division_of_narrow_floats_is_in_float32(dtype, seed):
     out = torch.empty(2, N, dtype=wide)
     run(divide_kernel, a, b, out)
     assert_same_bits(out[0], a.to(wide) / b.to(wide))
-    rest = np.fmod(a.to(wide).numpy(), b.to(wide).numpy())  # torch.fmod overflows where a / b does
+    with np.errstate(invalid="ignore"):
+        rest = np.fmod(a.to(wide).numpy(), b.to(wide).numpy())  # torch.fmod overflows where a / b does
     assert_same_bits(out[1], torch.from_numpy(rest))
 
 
@@ -461,12 +462,14 @@ SPREAD, POSITIVE, UNIT, OVER_ONE = (-8, 8), (0.01, 9), (-0.999, 0.999), (1, 9)
 UNARY = {
     "tanh": (mpmath.tanh, SPREAD), "sinh": (mpmath.sinh, SPREAD), "cosh": (mpmath.cosh, SPREAD),
     "asinh": (mpmath.asinh, SPREAD), "acosh": (mpmath.acosh, OVER_ONE), "atanh": (mpmath.atanh, UNIT),
-    "asin": (mpmath.asin, UNIT), "acos": (mpmath.acos, UNIT), "atan": (mpmath.atan, SPREAD), "tan": (mpmath.tan, SPREAD),
+    "asin": (mpmath.asin, UNIT), "acos": (mpmath.acos, UNIT), "atan": (mpmath.atan, SPREAD),
+    "tan": (mpmath.tan, SPREAD),
     "sin": (mpmath.sin, SPREAD), "cos": (mpmath.cos, SPREAD), "sinpi": (mpmath.sinpi, SPREAD),
     "cospi": (mpmath.cospi, SPREAD), "exp": (mpmath.exp, SPREAD), "exp2": (lambda x: mpmath.power(2, x), SPREAD),
     "exp10": (lambda x: mpmath.power(10, x), SPREAD), "expm1": (mpmath.expm1, SPREAD),
     "log": (mpmath.log, POSITIVE), "log2": (lambda x: mpmath.log(x, 2), POSITIVE), "log10": (mpmath.log10, POSITIVE),
-    "log1p": (mpmath.log1p, POSITIVE), "sqrt": (mpmath.sqrt, POSITIVE), "rsqrt": (lambda x: 1 / mpmath.sqrt(x), POSITIVE),
+    "log1p": (mpmath.log1p, POSITIVE), "sqrt": (mpmath.sqrt, POSITIVE),
+    "rsqrt": (lambda x: 1 / mpmath.sqrt(x), POSITIVE),
     "cbrt": (lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)), SPREAD), "rcbrt": (lambda x: 1 / mpmath.cbrt(x), POSITIVE),
     "erf": (mpmath.erf, SPREAD), "erfc": (mpmath.erfc, SPREAD), "erfinv": (mpmath.erfinv, UNIT),
     "erfcx": (lambda x: mpmath.exp(x * x) * mpmath.erfc(x), (-3, 8)), "normcdf": (mpmath.ncdf, SPREAD),
@@ -475,7 +478,8 @@ UNARY = {
     "lgamma": (lambda x: mpmath.log(abs(mpmath.gamma(x))), POSITIVE), "tgamma": (mpmath.gamma, SPREAD),
     "j0": (lambda x: mpmath.besselj(0, x), SPREAD), "j1": (lambda x: mpmath.besselj(1, x), SPREAD),
     "y0": (lambda x: mpmath.bessely(0, x), POSITIVE), "y1": (lambda x: mpmath.bessely(1, x), POSITIVE),
-    "cyl_bessel_i0": (lambda x: mpmath.besseli(0, x), SPREAD), "cyl_bessel_i1": (lambda x: mpmath.besseli(1, x), SPREAD),
+    "cyl_bessel_i0": (lambda x: mpmath.besseli(0, x), SPREAD),
+    "cyl_bessel_i1": (lambda x: mpmath.besseli(1, x), SPREAD),
     "floor": (mpmath.floor, SPREAD), "ceil": (mpmath.ceil, SPREAD), "rint": (mpmath.nint, SPREAD),
     "nearbyint": (mpmath.nint, SPREAD), "round": (half_away, SPREAD),
     "trunc": (lambda x: mpmath.sign(x) * mpmath.floor(abs(x)), SPREAD), "abs": (abs, SPREAD),
@@ -502,8 +506,8 @@ def test_libdevice(name, dtype):
     arguments = zip(x.tolist(), y.tolist(), strict=True) if name in BINARY else ((a,) for a in x.tolist())
     with mpmath.workprec(120):
         exact = torch.tensor([_float(function, a) for a in arguments], dtype=torch.float64)
-    near = {torch.float32: 2e-7, torch.float64: 5e-14}[dtype]
-    torch.testing.assert_close(out.double(), exact, rtol=near, atol=near if dtype == torch.float64 else 1e-9, equal_nan=True)
+    rtol, atol = {torch.float32: (2e-7, 1e-9), torch.float64: (5e-14, 5e-14)}[dtype]
+    torch.testing.assert_close(out.double(), exact, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def _float(function, arguments):
@@ -550,8 +554,7 @@ def more_libdevice_kernel(x, n, out, counts, BLOCK: tl.constexpr):
 
 @given(seed=seeds)
 def test_libdevice_of_integers(seed):
-    x, n = torch.randn(N) * 1e3, torch.randint(-(2**31), 2**31, (N,), dtype=torch.int32) >> torch.randint(0, 32, (N,))
-    n = n.to(torch.int32)
+    x, n = torch.randn(N) * 1e3, random_integers(torch.int32) >> torch.randint(0, 32, (N,), dtype=torch.int32)
     out, counts = torch.empty(2, N), torch.empty(7, N, dtype=torch.int32)
     run(more_libdevice_kernel, x, n, out, counts)
     words = [value & 0xFFFFFFFF for value in n.tolist()]
@@ -563,7 +566,7 @@ def test_libdevice_of_integers(seed):
     assert_same_bits(counts[5], x.view(torch.int32))
     wrapped = [(k - 7 + 2**31) % 2**32 - 2**31 for k in n.tolist()]
     assert counts[6].tolist() == [a * b >> 32 for a, b in zip(n.tolist(), wrapped, strict=True)]
-    assert_same_bits(out[0], torch.tensor(np.ldexp(x.numpy(), n.numpy())))
+    assert_same_bits(out[0], torch.tensor(np.ldexp(x.double().numpy(), n.clamp(-1000, 900).numpy())).float())
 
 
 def test_libdevice_that_is_missing_says_so():
@@ -783,7 +786,7 @@ def dot_kernel(
 
 
 @pytest.mark.parametrize(
-    "dtype, acc",
+    ("dtype", "acc"),
     [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.float16, torch.float16),
      (torch.bfloat16, torch.float32), (torch.float8_e4m3fn, torch.float32), (torch.float8_e5m2, torch.float32),
      (torch.int8, torch.int32), (torch.float64, torch.float64)],
@@ -906,7 +909,8 @@ def control(pid, programs, first, last, step, unroll):
     value = last if pid == 0 else -last
     picked = value - 50 if value > 50 else -value if value > 20 else value
     inside = pid if 0 < pid < 3 and last > 1 else -1
-    return [total, product, steps, (pid + 4) * (pid + 5) // 2, picked, inside, float(pid == 0), programs + (last + 6) // 7]
+    triangle = (pid + 4) * (pid + 5) // 2
+    return [total, product, steps, triangle, picked, inside, float(pid == 0), programs + (last + 6) // 7]
 
 
 @given(first=st.integers(0, 20), last=st.integers(0, 70), step=st.integers(1, 9), unroll=st.integers(0, 2))
@@ -1023,7 +1027,7 @@ def test_a_table_of_pointers():
     run(table_kernel, table, sizes, out, grid=(3, 1, 1), hooks=traffic)
     assert out.tolist() == [t.sum().item() for t in tensors]
     assert [traffic.load_bytes[f"t{i}"] for i in range(3)] == [12, 200, 68]
-    with pytest.raises(OutOfBounds, match="nearest|outside every known tensor"):
+    with pytest.raises(OutOfBounds, match="outside every known tensor"):
         run(table_kernel, table, sizes, out, grid=(3, 1, 1), hooks=Traffic(strict=True))
     loose = Traffic()
     run(table_kernel, table, sizes, out, grid=(3, 1, 1), hooks=loose)
@@ -1218,7 +1222,7 @@ def test_arguments_that_do_not_fit():
         run(scalar_kernel, out, a=1, b=1, FLAG=True, d=1)
     with pytest.raises(TypeError, match="needs an argument for b"):
         run(scalar_kernel, out, a=1, FLAG=True)
-    with pytest.raises(TypeError, match="a: a kernel cannot take a str; mark the parameter tl.constexpr"):
+    with pytest.raises(TypeError, match=r"a: a kernel cannot take a str; mark the parameter tl\.constexpr"):
         run(scalar_kernel, out, a="1", b=1, FLAG=True)
     with pytest.raises(TypeError, match="a: 18446744073709551616 does not fit"):
         run(scalar_kernel, out, a=2**64, b=1, FLAG=True)
@@ -1253,7 +1257,7 @@ def asm_kernel(x, BLOCK: tl.constexpr):
 
 
 def test_inline_assembly_cannot_be_interpreted():
-    with pytest.raises(CannotInterpret, match="tt.elementwise_inline_asm"):
+    with pytest.raises(CannotInterpret, match=r"tt\.elementwise_inline_asm"):
         run(asm_kernel, torch.zeros(N, dtype=torch.int32))
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedsl.errors import DTypesDisagree, FuseError
+from fusedsl.errors import BadArgument, DTypesDisagree, FuseError, ShapesDisagree
 from fusedsl.index import Index, Variable, evaluate, poly, replace
 from fusedsl.interpret import Machine, interpret
 from fusedsl.ir import OPS, Graph, Node, Op, build
@@ -34,13 +34,17 @@ class Call:
             builder.sizes = {"n": builder.source.integer(2, 5), "m": builder.source.integer(2, 4)}
         self.arguments = CALLS[op.name](builder, op) if op.name in CALLS else builder.arguments(op)
 
+    def __repr__(self) -> str:
+        return f"{self.op.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())}) of {self.builder.inputs}"
+
     def value(self, argument: Any) -> Any:
         """What torch is called with."""
         if isinstance(argument, Node):
             machine = Machine(self.builder.sizes)
             for node in self.builder.unknown(argument):
                 self.builder.values[node] = machine.run(node, [self.builder.values[a] for a in node.inputs])
-            return self.builder.values[argument]
+            value = self.builder.values[argument]
+            return value if argument.type.weak else machine.tensor(value, argument)
         if isinstance(argument, (list, tuple)):
             return type(argument)(map(self.value, argument))
         return argument.torch if isinstance(argument, DType) else self.number(argument)
@@ -82,6 +86,9 @@ def both(call: Call | None) -> list[tuple[Node, torch.Tensor]]:
         return []
     try:
         nodes = call.nodes()
+    except (ShapesDisagree, BadArgument):
+        assert call.builder.sizes  # the tracer tries again with numbers
+        return []
     except DTypesDisagree:
         operands = [a for a in call.arguments.values() if isinstance(a, Node)]
         assert call.op.name == "retype" or not all(a.dtype.is_float for a in operands)

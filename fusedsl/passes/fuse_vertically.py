@@ -28,8 +28,9 @@ ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, column
 
 @dataclass(frozen=True)
 class Group:
-    """One launch to be: the nodes that it stores and those that it reads from memory."""
+    """One launch to be: the nodes that it computes, those of them that it stores, and those that it reads from memory."""
 
+    nodes: frozenset[Node]
     stores: tuple[Node, ...]
     boundary: frozenset[Node]
 
@@ -42,22 +43,29 @@ class Partition:
     reasons: list[str] = field(default_factory=list)
 
 
-def fuse_vertically(graph: Graph, sizes: Mapping[str, int], safe: bool = False, machine: Machine = REFERENCE) -> Partition:
-    """The graph as launches. safe: one per reduction and output, no merging."""
-    return _Fuser(graph, sizes, machine).run(safe)
+def fuse_vertically(
+    graph: Graph,
+    sizes: Mapping[str, int],
+    safe: bool = False,
+    refused: Mapping[frozenset[Node], str] | None = None,
+    machine: Machine = REFERENCE,
+) -> Partition:
+    """The graph as launches. safe: one per reduction and output, no merging. refused: groups that the schedule could not
+    make one kernel of, and why."""
+    return _Fuser(graph, sizes, machine, refused or {}).run(safe)
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], machine: Machine) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], machine: Machine, refused: Mapping[frozenset[Node], str]) -> None:
         self.graph, self.sizes, self.machine = graph, sizes, machine
         self.order = {node: i for i, node in enumerate(graph.nodes)}
-        outputs = [o for o in dict.fromkeys(graph.outputs) if o.op.name != "input"]
+        outputs = [o for o in dict.fromkeys(graph.outputs) if o not in graph.inputs and 0 not in o.shape]
         self.stored = [n for n in self.order if n.op.reduction is not None and _is_work(n) or n in outputs]
         self.outputs = set(outputs)
         self.inputs = set(graph.inputs)
         self.needs = {n: self._direct(n) for n in self.stored}
-        self.costs: dict[frozenset[Node], float | Refusal] = {}
-        self.refusals: dict[frozenset[Node], str] = {}
+        self.costs: dict[frozenset[Node], float] = dict.fromkeys(refused, math.inf)
+        self.refusals: dict[frozenset[Node], str] = dict(refused)
 
     def _direct(self, node: Node) -> set[Node]:
         """The stored nodes that a node reads, looking through what is recomputed."""
@@ -146,7 +154,7 @@ class _Fuser:
         used_outside = {need for n in self.stored if n not in nodes for need in self.needs[n]}
         stores = tuple(n for n in self.stored if n in nodes and (n in self.outputs or n in used_outside))
         boundary = frozenset((set(self.stored) - nodes) | self.inputs)
-        return Group(stores, boundary)
+        return Group(nodes, stores, boundary)
 
     def writes(self, nodes: frozenset[Node]) -> list[Write]:
         group = self._group(nodes)
@@ -162,7 +170,7 @@ class _Fuser:
                 cached = math.inf
                 self.refusals[nodes] = str(refusal)
             self.costs[nodes] = cached
-        return cached  # type: ignore[return-value]
+        return cached
 
     def _seconds(self, nodes: frozenset[Node]) -> float:
         writes = self.writes(nodes)
@@ -202,5 +210,6 @@ def _moves_last(w: Write, reduced: set) -> bool:
 
 
 def _is_work(node: Node) -> bool:
-    """A reduction over something: over no dimensions, or over ones of size 1, it is a view."""
-    return any(node.args[0].shape[d] != 1 for d in node["dim"])  # type: ignore[union-attr]
+    """A reduction of something over something: over dimensions of size 1 it is a view, over none it is a constant."""
+    (source,) = node.inputs
+    return 0 not in source.shape and any(source.shape[d] != 1 for d in node["dim"])
