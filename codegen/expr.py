@@ -13,6 +13,11 @@ from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, f32
 
 
+# Types that some target cannot convert (sm_80 has no e4m3): tensors of them are passed as bits, helpers convert.
+# name -> (the type of the bits, from bits, to bits)
+CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3")}
+
+
 def literal(value: bool | int | float, dtype: DType, typed: bool = False) -> str:
     """A constant as Triton text; typed: with its dtype, where nothing beside it tells."""
     if isinstance(value, float):
@@ -116,7 +121,7 @@ class ExprText:
             if arg.kind == "const" and not _told_by_others(e, at):
                 texts[at] = literal(arg["value"], arg.dtype, typed=True)
         text = _filled(e, texts)
-        if any(f"{name}(" in text for name in HELPERS):  # helpers take tensors
+        if "libdevice." in text or any(f"{name}(" in text for name in HELPERS):  # functions, unlike operators, take tensors
             texts = [literal(a["value"], a.dtype, typed=True) if a.kind == "const" else t for a, t in zip(e.args, texts, strict=True)]
             text = _filled(e, texts)
         return text
@@ -145,7 +150,12 @@ class ExprText:
         return f"tl.full([], {text}, tl.{e.dtype.language})"
 
     def _round(self, e: Expr, want: tuple[Axis, ...]) -> str:
-        return f"{self.value(e.args[0], want)}.to(tl.{e['to'].language}).to(tl.{e.dtype.language})"
+        (source,) = e.args
+        text = literal(source["value"], source.dtype, typed=True) if source.kind == "const" else self.value(source, want)
+        if e["to"].name in CARRIED:
+            _, decode, encode = CARRIED[e["to"].name]
+            return f"{decode}({encode}({text}))"
+        return f"{text}.to(tl.{e['to'].language}).to(tl.{e.dtype.language})"
 
     def _combine(self, e: Expr, want: tuple[Axis, ...]) -> str:
         assert e.op is not None and e.op.reduction is not None
@@ -165,7 +175,8 @@ class ExprText:
         for axis in reversed([a for a in axes if a.variable in e["axes"]]):
             text = e.op.reduction.tile.format(text, axis=axes.index(axis))
             axes.remove(axis)
-        return text
+        narrow = e.dtype.is_integer and e.dtype.bits < 32  # Triton sums these in 32 bits; ours wrap, as torch's do
+        return f"{text}.to(tl.{e.dtype.language})" if narrow else text
 
 
 def _filled(e: Expr, texts: list[str]) -> str:

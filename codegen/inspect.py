@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
@@ -10,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -22,17 +23,28 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_BIN = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 
 
 class CompileFailed(RuntimeError):
     """A kernel does not compile for a target: its name, the target and what the compiler said."""
 
+    def __init__(self, kernel: str, target: str, message: str) -> None:
+        super().__init__(f"{kernel} does not compile for {target}: {message}")
+        self.kernel = kernel
+        self.target = target
+
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel's machine code and what it takes. registers: a thread's. spills: bytes of a thread's registers that live in
-    memory, 0 for none. shared: bytes of shared memory (LDS) a program takes. stack: bytes of a thread's stack."""
+    """A kernel for one target: what a thread of it takes, and every form it passed through on the way.
+
+    registers: of a thread, on AMD vector registers.
+    spills: bytes that a thread's code stores because registers ran out (ptxas's "spill stores"; 4 for each vector or
+        scalar register on AMD); 0 is none.
+    shared: bytes of shared memory (LDS) that a program takes.
+    stack: bytes of a thread's private memory, spilled registers included.
+    asm: "ttir", "ttgir", "llir", "ptx" and "cubin", or "amdgcn" and "hsaco": text, but for the last, which is bytes.
+    """
 
     name: str
     target: str
@@ -40,110 +52,154 @@ class Compiled:
     spills: int
     shared: int
     stack: int
-    asm: Mapping[str, Any] = field(repr=False)
+    asm: Mapping[str, str | bytes] = field(repr=False)
 
     @cached_property
     def sass(self) -> str:
         """The machine code as text: SASS, or GCN assembly on AMD."""
-        return self.asm["amdgcn"] if "amdgcn" in self.asm else _nvdisasm(self.asm["cubin"])
+        return _text(self.asm, "amdgcn") if "amdgcn" in self.asm else _disassemble(self.asm["cubin"])
 
-    def instructions(self) -> Counter[str]:
-        """How often each instruction stands in the code."""
-        return Counter(_opcodes(self.sass, "amdgcn" in self.asm))
+    def instructions(self, *, modifiers: bool = True) -> Counter[str]:
+        """How often each instruction stands in the code: "LDG.E.128", or "LDG" without modifiers; loops count once."""
+        opcodes = _amd_opcodes(self.sass) if "amdgcn" in self.asm else _nvidia_opcodes(self.sass)
+        return Counter(opcode if modifiers else opcode.partition(".")[0] for opcode in opcodes)
 
-    def access_widths(self) -> Counter[int]:
-        """Global loads and stores in the code by their width in bits."""
+    def access_widths(self, kind: Literal["load", "store"] | None = None) -> Counter[int]:
+        """Global loads and stores in the code, or one `kind` of them, by their width in bits."""
+        access = _amd_access if "amdgcn" in self.asm else _nvidia_access
         widths: Counter[int] = Counter()
         for opcode, count in self.instructions().items():
-            width = _amd_width(opcode) if "amdgcn" in self.asm else _nvidia_width(opcode)
-            if width:
-                widths[width] += count
+            found = access(opcode)
+            if found and kind in (None, found[0]):
+                widths[found[1]] += count
         return widths
 
 
 def compile_kernel(
-    fn: Any,
+    fn: JITFunction,
     signature: Mapping[str, str],
-    constexprs: Mapping[str, Any],
+    constexprs: Mapping[str, object],
     target: str,
     *,
     num_warps: int,
-    num_stages: int = 1,
+    num_stages: int,
     divisible: frozenset[str] = frozenset(),
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Compiled:
-    """A @triton.jit function compiled for a target. signature: Triton types by parameter ("*fp16", "i32", "constexpr");
-    divisible: the parameters known to be divisible by 16.
+    """A `@triton.jit` function compiled for one of TARGETS, through Triton's cache.
 
-    Raises CompileFailed."""
-    at = {name: i for i, name in enumerate(fn.arg_names)}
-    source = ASTSource(
-        fn,
-        signature=dict(signature),
-        constexprs={(at[name],): value for name, value in constexprs.items()},
-        attrs={(at[name],): [["tt.divisibility", 16]] for name in divisible},
-    )
-    settings = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True, **(options or {})}
+    signature: the Triton type of each parameter: "*fp16", "i32", "fp32", "constexpr".
+    constexprs: the values of the constexpr parameters.
+    divisible: the pointers and integers known to be divisible by 16.
+    options: further options of Triton's backend. Multiplies and adds are fused unless `enable_fp_fusion` is False here.
+
+    Raises CompileFailed, also for names that are not those of the parameters, and for an unknown target.
+    """
+    if target not in TARGETS:
+        raise CompileFailed(fn.__name__, target, f"the targets are {', '.join(TARGETS)}")
+    strange = {*signature, *constexprs, *divisible} - set(fn.arg_names)
+    if strange:
+        raise CompileFailed(fn.__name__, target, f"it has no parameter {', '.join(sorted(strange))}")
+    typed = {name: kind for name, kind in signature.items() if kind != "constexpr"}
+    constants = {p.name: p.default for p in fn.params if p.has_default and p.name not in typed} | dict(constexprs)
+    untyped = [name for name in fn.arg_names if name not in typed and name not in constants]
+    if untyped:
+        raise CompileFailed(fn.__name__, target, f"no type or value is given for {', '.join(untyped)}")
+    declared = {name: "constexpr" if name in constants else typed[name] for name in fn.arg_names}
+    attributes = {(fn.arg_names.index(name),): [["tt.divisibility", 16]] for name in divisible - constants.keys()}
+    settings = {"enable_fp_fusion": True, **(options or {}), "num_warps": num_warps, "num_stages": num_stages}
     try:
+        source = ASTSource(fn, declared, constants, attributes)
         compiled = triton.compile(source, target=TARGETS[target], options=settings)
     except Exception as error:
-        raise CompileFailed(f"{fn.__name__} does not compile for {target}: {error}") from error
-    asm = {stage: compiled.asm[stage] for stage in compiled.asm}
-    shared = compiled.metadata.shared
-    usage = _amd_usage(asm["amdgcn"]) if "amdgcn" in asm else _nvidia_usage(asm["cubin"])
-    return Compiled(fn.__name__, target, *usage[:2], shared, usage[2], asm)
+        raise CompileFailed(fn.__name__, target, str(error) or repr(error)) from error
+    asm = {stage: compiled.asm[stage] for stage in compiled.asm if stage != "source"}
+    usage = _amd_usage(_text(asm, "amdgcn")) if "amdgcn" in asm else _nvidia_usage(fn.__name__, asm)
+    return Compiled(fn.__name__, target, *usage[:2], compiled.metadata.shared, usage[2], asm)
 
 
-def _tool(name: str, *arguments: str, cubin: bytes) -> str:
+def _text(asm: Mapping[str, str | bytes], stage: str) -> str:
+    text = asm[stage]
+    assert isinstance(text, str), f"{stage} is not text"
+    return text
+
+
+# NVIDIA: the tools in the Triton wheel read the cubin.
+
+
+def _tool(name: str, *arguments: str, cubin: str | bytes) -> str:
+    assert isinstance(cubin, bytes)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        done = subprocess.run([os.path.join(_BIN, name), *arguments, file.name], capture_output=True, text=True, check=True)
-        return done.stdout + done.stderr
+        return subprocess.run([tool, *arguments, file.name], capture_output=True, text=True, check=True).stdout
 
 
-def _nvdisasm(cubin: bytes) -> str:
+def _disassemble(cubin: str | bytes) -> str:
     return _tool("nvdisasm", "-c", cubin=cubin)
 
 
-def _nvidia_usage(cubin: bytes) -> tuple[int, int, int]:
-    """(registers, bytes spilled, stack). A stack alone is no spill: barriers and calls take one. Spilled registers show as
-    stores to local memory."""
-    text = _tool("cuobjdump", "-res-usage", cubin=cubin)
-    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    stored = sum(4 for opcode in _opcodes(_nvdisasm(cubin), amd=False) if opcode.startswith("STL"))
-    return found["REG"], found["LOCAL"] + stored, found["STACK"]
+def _nvidia_usage(kernel: str, asm: Mapping[str, str | bytes]) -> tuple[int, int, int]:
+    """(registers, bytes spilled, stack)"""
+    usage = _tool("cuobjdump", "-res-usage", cubin=asm["cubin"])
+    match = re.search(rf"Function {re.escape(kernel)}:\s+REG:(\d+) STACK:(\d+)", usage)
+    assert match, usage
+    registers, stack = int(match[1]), int(match[2])
+    # What the PTX itself keeps in local memory is no spill, nor is a stack that nothing is stored to.
+    arrays = sum(map(int, re.findall(r"\.local .*\[(\d+)\];", _text(asm, "ptx"))))
+    if stack <= arrays:
+        return registers, 0, stack
+    if arrays:
+        return registers, stack - arrays, stack
+    stored = [opcode for opcode in _nvidia_opcodes(_disassemble(asm["cubin"])) if opcode.startswith("STL")]
+    return registers, sum(_nvidia_width(opcode) // 8 for opcode in stored), stack
 
 
-def _amd_usage(text: str) -> tuple[int, int, int]:
-    def value(key: str) -> int:
-        match = re.search(rf"\.{key}:\s+(\d+)", text)
-        return int(match[1]) if match else 0
-
-    scratch = value("private_segment_fixed_size")
-    return value("vgpr_count"), 4 * (value("vgpr_spill_count") + value("sgpr_spill_count")) + scratch, scratch
+def _nvidia_opcodes(sass: str) -> list[str]:
+    opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass)
+    while opcodes and opcodes[-1] == "NOP":  # padding
+        opcodes.pop()
+    return opcodes
 
 
-def _opcodes(text: str, amd: bool) -> list[str]:
-    if amd:
-        return re.findall(r"^\s+([a-z]+_[a-z0-9_]+)\s", text, flags=re.M)
-    return re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", text)
+_NVIDIA_ACCESSES = {"LDG": "load", "LD": "load", "LDGSTS": "load", "STG": "store", "ST": "store"}
+
+
+def _nvidia_access(opcode: str) -> tuple[str, int] | None:
+    kind = _NVIDIA_ACCESSES.get(opcode.partition(".")[0])
+    return (kind, _nvidia_width(opcode)) if kind else None
 
 
 def _nvidia_width(opcode: str) -> int:
-    if not opcode.startswith(("LDG", "STG")):
-        return 0
-    match = re.search(r"\.(64|128|256)(\.|$)", opcode)
-    small = re.search(r"\.[US](8|16)(\.|$)", opcode)
-    return int(match[1]) if match else int(small[1]) if small else 32
+    """LDG.E.128.CONSTANT -> 128, LDG.E.U16 -> 16, LDG.E -> 32"""
+    widths = {"256": 256, "128": 128, "64": 64, "U16": 16, "S16": 16, "U8": 8, "S8": 8}
+    return next((widths[part] for part in opcode.split(".") if part in widths), 32)
 
 
-def _amd_width(opcode: str) -> int:
-    match = re.fullmatch(r"(?:global|buffer)_(?:load|store)_(.+?)(?:_d16.*)?", opcode)
-    if not match:
-        return 0
-    kind = match[1]
-    for name, width in (("dwordx4", 128), ("dwordx3", 96), ("dwordx2", 64), ("dword", 32), ("short", 16), ("byte", 8)):
-        if name in kind:
-            return width
-    return 0
+# AMD: everything stands in the assembly.
+
+
+def _amd_usage(amdgcn: str) -> tuple[int, int, int]:
+    """(vector registers, bytes spilled, stack)"""
+
+    def value(key: str) -> int:
+        match = re.search(rf"^\s+(?:- )?\.{key}:\s+(\d+)$", amdgcn, flags=re.M)
+        assert match, f"no {key} in the metadata"
+        return int(match[1])
+
+    spilled = value("vgpr_spill_count") + value("sgpr_spill_count")
+    return value("vgpr_count"), 4 * spilled, value("private_segment_fixed_size")
+
+
+def _amd_opcodes(amdgcn: str) -> list[str]:
+    return re.findall(r"^\t([a-z]+_\w+)", amdgcn, flags=re.M)
+
+
+_AMD_WIDTHS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "byte": 8}
+_AMD_ACCESS = re.compile(rf"(?:global|buffer|flat)_(load|store)_(?:lds_)?[us]?({'|'.join(_AMD_WIDTHS)})(?:_d16(?:_hi)?)?")
+
+
+def _amd_access(opcode: str) -> tuple[str, int] | None:
+    match = _AMD_ACCESS.fullmatch(opcode)
+    return (match[1], _AMD_WIDTHS[match[2]]) if match else None

@@ -68,8 +68,8 @@ def _reduction(
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
-    for axis in loops:
-        tiles[axis.tile] = max(16, (LOOP // 2 if columns else LOOP) * min(scale, 8) // lanes)
+    for axis in loops:  # its tiles may hold whole resident rows
+        tiles[axis.tile] = max(16, (LOOP // 2 if columns else LOOP) * min(scale, 8) // (lanes * inner))
 
 
 def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:

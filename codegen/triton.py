@@ -17,12 +17,9 @@ from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import variables
 from fusedsl.schedule import needs_mask
 
-from .expr import ExprText, literal
+from .expr import CARRIED, ExprText, literal
 
 COLUMN = 72  # where the user's line stands
-
-# Types that some target cannot convert (sm_80 has no e4m3): their tensors are passed as bits, helpers convert.
-CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3")}
 
 
 @dataclass(frozen=True)

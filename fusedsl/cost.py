@@ -96,7 +96,7 @@ def distinct_bytes(writes: Sequence[Write], sizes: Sizes) -> tuple[dict[Node, in
     """Each byte read once and each byte written once, by tensor."""
     reads: dict[Node, int] = {}
     for e in walk([w.value for w in writes]):
-        if e.kind == "load" and not is_number(e["tensor"]):
+        if e.kind == "load" and not e["tensor"].is_number:
             node = e["tensor"]
             count = reads.get(node, 0) + elements(e["index"], guards_of(e), sizes)
             reads[node] = min(count, known(node.type.size, sizes))
@@ -108,11 +108,6 @@ def distinct_bytes(writes: Sequence[Write], sizes: Sizes) -> tuple[dict[Node, in
 
 def _scaled(counts: Mapping[Node, int]) -> dict[Node, int]:
     return {node: n * node.dtype.bytes for node, n in counts.items()}
-
-
-def is_number(node: Node) -> bool:
-    """Whether an input is a Python number, passed by value."""
-    return any(key == "number" and value for key, value in node.attrs)
 
 
 # ---- bytes of a kernel -----------------------------------------------------------------------------------------------

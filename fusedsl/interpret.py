@@ -83,7 +83,7 @@ class Machine:
         """The node's value on these arguments."""
         if node.op.name in ("const", "size"):
             return self._attribute(node["value"])
-        if node.op.name == "cast":
+        if node.op.name in ("cast", "retype"):
             return self._cast(node, args[0])
         if node.op.kind == "elementwise" and not any(isinstance(a, torch.Tensor) for a in args):
             with torch.device("cpu"):  # numbers give a number, wherever the tensors are
@@ -105,9 +105,9 @@ class Machine:
         return dt.torch
 
     def _cast(self, node: Node, value: Any) -> Value:
-        """A number that takes on a tensor's float dtype is not rounded by that, neither in eager nor in a kernel."""
         (source,) = node.inputs
         if not isinstance(value, torch.Tensor):
+            # a number that takes on a tensor's float dtype is not rounded by that, neither in eager nor in a kernel
             if source.type.weak and node.dtype.is_float:
                 return float(value)
             with torch.device("cpu"):
@@ -131,7 +131,7 @@ class Machine:
         wanted = self._torch(node.dtype)
         try:
             result = self._call(node, self._as_eager(node, args))
-        except (TypeError, AttributeError):  # where torch takes no number, or no two of them
+        except (TypeError, AttributeError, RuntimeError):  # where torch takes no number, no two, or not this one
             result = None
         if result is None or result.dtype != wanted:
             result = self._call(node, self._tensors(node, args))

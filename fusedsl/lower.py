@@ -93,13 +93,14 @@ class Lowering:
                 value = self._load(node, key[1], when)
             else:
                 value = self._value(node, key[1], when)
-                if self.eager and node.dtype.is_float and node.dtype.computed is not node.dtype:
-                    value = make("round", value.dtype, (value,), to=node.dtype)
+                if self.eager:
+                    value = _settled(value, node.dtype)
             self.memo[key] = value
         return self.memo[key]
 
     def _load(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
-        return make("load", node.dtype.computed, () if when is TRUE else (when,), tensor=node, index=index)
+        guard = () if when is TRUE or node.is_number else (when,)
+        return make("load", node.dtype.computed, guard, tensor=node, index=index)
 
     def _value(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
         op = node.op
@@ -117,7 +118,8 @@ class Lowering:
         args = []
         for arg in node.inputs:
             aligned = index[len(index) - arg.rank :] if arg.rank else ()
-            args.append(self.at(arg, tuple([0 if n == 1 else i for i, n in zip(aligned, arg.shape)]), when))
+            value = self.at(arg, tuple([0 if n == 1 else i for i, n in zip(aligned, arg.shape)]), when)
+            args.append(value if node.dtype.is_float else _settled(value, arg.dtype))
         if node.op.triton == "{0}" or _keeps_value(node):
             return args[0]
         if args and all(a.kind == "const" for a in args):
@@ -141,6 +143,14 @@ class Lowering:
             number = select(body, constant(1, i32), constant(0, i32))
             return make("nonzero", bool_, (make("reduce", i32, (number,), node.op, axes=bound),))
         return make("reduce", node.dtype.computed, (body,), node.op, axes=bound)
+
+
+def _settled(value: Expr, dtype: DType) -> Expr:
+    """The value as memory would hold it. A comparison or a conversion to integers jumps where the value hardly changes, so
+    it sees what eager would."""
+    if not dtype.is_float or dtype.computed is dtype or value.kind in ("load", "const", "round"):
+        return value
+    return make("round", value.dtype, (value,), to=dtype)
 
 
 def _folded(node: Node, args: Sequence[Expr]) -> Expr:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from .sizes import BINARY, COMPARE, COMPARISONS, Facts, Size, SymNode
@@ -67,6 +68,9 @@ class Number:
 
     def __float__(self) -> float:
         return float(self.fix())
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self.fix(), dtype)
 
     def __trunc__(self) -> int:
         return math.trunc(self.fix())

@@ -15,8 +15,9 @@ import torch
 from . import runtime
 from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
-from .codegen.triton import CARRIED, Parameter, parameters, source
-from .cost import Traffic, distinct_bytes, is_number, known, traffic
+from .codegen.expr import CARRIED
+from .codegen.triton import Parameter, parameters, source
+from .cost import Traffic, distinct_bytes, known, traffic
 from .errors import BadOption
 from .index import evaluate
 from .interpret import interpret
@@ -79,7 +80,7 @@ class Program:
     def _buffers(self, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout]) -> dict[Node, Buffer]:
         found: dict[Node, Buffer] = {}
         for node, layout in zip(self.graph.inputs, inputs, strict=True):
-            found[node] = buffer_of(node, self.names[node], layout, is_number(node))
+            found[node] = buffer_of(node, self.names[node], layout, node.is_number)
         for node, layout in zip(self.graph.outputs, outputs, strict=True):
             found.setdefault(node, buffer_of(node, self.names[node], layout))
         for node in self.intermediates:

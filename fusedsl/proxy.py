@@ -7,6 +7,7 @@ another node, if nothing else shares its memory.
 
 from __future__ import annotations
 
+import numbers
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -318,6 +319,26 @@ def _always(name: str, value: object) -> None:
     setattr(Proxy, name, property(lambda self: value))
 
 
+def _operator(name: str, function: Callable) -> None:
+    """An operator: torch's own would make "unsupported operand" of our TypeErrors."""
+
+    def method(self: Proxy, other: Any) -> Any:
+        if not isinstance(other, (torch.Tensor, numbers.Number)):
+            return NotImplemented
+        return self._session.call(function, (self, other), {})
+
+    setattr(Proxy, name, method)
+    _OPERATORS.add(name)
+
+
+_OPERATORS: set[str] = set()
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
+for _name in _ARITHMETIC:
+    for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
+        _operator(_form, getattr(torch.Tensor, _form))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    _operator(f"__{_name}__", getattr(torch.Tensor, f"__{_name}__"))
+_operator("__matmul__", torch.Tensor.matmul)
 for _name, _hint in _REFUSED.items():
     _refuse(_name, _hint)
 for _name, _value in _ALWAYS.items():
@@ -327,5 +348,5 @@ for _name, _value in _ALWAYS.items():
 OWN: dict[str, Callable[..., Any]] = {
     name: function
     for name, function in vars(Proxy).items()
-    if callable(function) and name not in ("__torch_function__", "__fused_apply__")
+    if callable(function) and name not in _OPERATORS | {"__torch_function__", "__fused_apply__", "__hash__"}
 }

@@ -22,7 +22,7 @@ import torch
 
 from .codegen import interpreter
 from .codegen.tile import Config
-from .codegen.triton import CARRIED
+from .codegen.expr import CARRIED
 from .errors import UnsupportedDevice
 from .options import Options
 from .types import dtype

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import Line
-from .index import Index, Variable, atoms, poly, replace
+from .index import Index, Symbol, Variable, atoms, free, poly, replace
 from .ir import Node
 from .kernel import Assign, Axis, Buffer, Check, Kernel, Loop, Role, State, Statement, Store, Update, verify
 from .lower import Write
@@ -116,8 +116,8 @@ def global_order(writes: Sequence[Write]) -> list[Variable]:
 
 
 def lanes(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> dict[Variable, int]:
-    """Axes along which memory is contiguous, with the number of accesses for which they are. Of the accesses with the most
-    axes: a vector beside a matrix does not decide how the matrix is walked."""
+    """Axes along which memory is contiguous, or every second to fourth element is used, with the number of accesses for
+    which they are. Of the accesses with the most axes: a vector beside a matrix does not decide how the matrix is walked."""
     count: dict[Variable, int] = {}
     accesses = [(buffers[w.tensor], w.index) for w in writes]
     for e in walk([w.value for w in writes]):
@@ -127,7 +127,7 @@ def lanes(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> dict[Varia
     most = max((len(variables(o)) for o in offsets), default=0)
     for offset in offsets:
         for atom in atoms(offset) if len(variables(offset)) == most else ():
-            if isinstance(atom, Variable) and _coefficient(offset, atom) == 1:
+            if isinstance(atom, Variable) and _coefficient(offset, atom) in (1, 2, 3, 4):
                 count[atom] = count.get(atom, 0) + 1
     return count
 
@@ -219,12 +219,13 @@ def _axes(
     for nest in nests:
         for axis in nest.axes:
             roles[axis] = "block" if nest.resident else ("loop" if axis is nest.axes[-1] else "step")
-    free = [a for a in order if a not in roles]
-    tiled = _tiled(free, contiguous, bool(nests), _reuse(writes, buffers))
-    roles |= {a: ("grid" if a in tiled else "one") for a in free}
+    outer = [a for a in order if a not in roles]
+    tiled = _tiled(outer, contiguous, bool(nests), _reuse(writes, buffers))
+    roles |= {a: ("grid" if a in tiled else "one") for a in outer}
     wide = any(b.wide for b in buffers.values())
     letters = {"grid": "ijlmnpqrs", "one": "ijlmnpqrs", "loop": "kuvw", "step": "kuvw", "block": "kuvw"}
-    taken: set[str] = set()
+    taken = {b.name for b in buffers.values() if b.number}
+    taken |= {s.name for b in buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
     axes = []
     for a in order:
         name = next((c for c in letters[roles[a]] if c not in taken), f"{letters[roles[a]][0]}{len(taken)}")
@@ -240,17 +241,15 @@ def _reuse(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> list[froz
 
 
 def _tiled(
-    free: Sequence[Variable], contiguous: Mapping[Variable, int], reduces: bool, loads: Sequence[frozenset[Variable]]
+    outer: Sequence[Variable], contiguous: Mapping[Variable, int], reduces: bool, loads: Sequence[frozenset[Variable]]
 ) -> set[Variable]:
     """Which axes of the grid are tiled; of the others a program has one index. Beside the contiguous ones, the axis that
     most loads lack, so that a tile reads a row's weights once for several rows."""
-    if not free:
-        return set()
-    columns = [a for a in free if a in contiguous]
+    columns = [a for a in outer if a in contiguous]
     if reduces and columns:
         return {max(columns, key=lambda a: contiguous[a])}
-    others = [a for a in free if a not in columns]
-    best = max(others, key=lambda a: (sum(a not in axes for axes in loads if axes), free.index(a)), default=None)
+    others = [a for a in outer if a not in columns]
+    best = max(others, key=lambda a: (sum(a not in axes for axes in loads if axes), outer.index(a)), default=None)
     return set(columns) | ({best} if best is not None else set())
 
 
@@ -275,6 +274,22 @@ class Pass:
     writes: list[Write] = field(default_factory=list)
 
 
+# what the printed text uses beside names of its own
+RESERVED = frozenset({"tl", "triton", "libdevice", "target_info", "pid", "full", "edge", "tail", "range", "float"})
+
+
+def _parameter_names(axes: Sequence[Axis], buffers: Mapping[Node, Buffer]) -> set[str]:
+    """Names that the kernel's parameters and axes take."""
+    taken = {b.name if b.number else b.pointer for b in buffers.values()}
+    taken |= {repr(s) for b in buffers.values() for s in b.stride_symbols()}
+    for b in buffers.values():
+        taken |= {s.name for n in b.shape for s in free(n) if isinstance(s, Symbol)}
+    for a in axes:
+        taken |= {a.name, a.start, a.tile, f"in_{a.name}", f"{a.name}_full", f"size_{a.name}"}
+        taken |= {s.name for s in free(a.extent) if isinstance(s, Symbol)}
+    return taken
+
+
 class Builder:
     """Places every value in a scope and names it."""
 
@@ -282,9 +297,7 @@ class Builder:
         self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
         self.order = [a.variable for a in axes]
         self.loops = [n for n in nests if not n.resident]
-        self.taken = {b.name for b in buffers.values()} | {a.name for a in axes} | {"tl", "pid", "tail", "triton", "libdevice"}
-        self.taken = {b.pointer for b in buffers.values() if not b.number} | {b.name for b in buffers.values() if b.number}
-        self.taken |= {x for a in axes for x in (a.name, a.start, f"in_{a.name}")} | {"tl", "pid", "tail", "triton", "libdevice"}
+        self.taken = set(RESERVED) | _parameter_names(axes, buffers)
         self.passes: list[Pass] = []
         self.after: list[Scope] = [Scope()]  # after[n]: after pass n
         self.states: list[list[State]] = []
@@ -373,12 +386,10 @@ class Builder:
         """The body where all the reduced axes are inside, the identity elsewhere."""
         mask = None
         for axis in r["axes"]:
-            if needs_mask(self.axes[axis]):
+            if needs_mask(self.axes[axis]) and not _vanishes(r.args[0], axis, identity):
                 inside = make("inside", bool_, axis=axis)
                 mask = inside if mask is None else make("both", bool_, (mask, inside))
-        if mask is None or _vanishes(r.args[0], set(r["axes"]), identity):
-            return body
-        return make("select", r.dtype, (mask, body, identity))
+        return body if mask is None else make("select", r.dtype, (mask, body, identity))
 
     # -- one value
 
@@ -395,9 +406,6 @@ class Builder:
         return scope.memo[e]
 
     def _emit_parts(self, e: Expr, scope: Scope) -> None:
-        if e.kind == "load" and self.buffers[e["tensor"]].number:
-            scope.memo[e] = e
-            return
         args = tuple(self.emit(a, scope) for a in e.args)
         mapping = {}
         for index in indices(e):
@@ -479,12 +487,17 @@ class Builder:
     def _name(self, e: Expr, suffix: str = "") -> str:
         base = self.labels.names.get(e)
         if base is None:
-            base = self.buffers[e["tensor"]].name if e.kind == "load" else (_short(e))
+            base = self._loaded_name(e) if e.kind == "load" else _short(e)
         name, n = base + suffix, 2
         while name in self.taken:
             name, n = f"{base}{suffix}_{n}", n + 1
         self.taken.add(name)
         return name
+
+
+    def _loaded_name(self, e: Expr) -> str:
+        buffer = self.buffers[e["tensor"]]
+        return f"{buffer.name}_value" if buffer.number else buffer.name
 
 
 def _short(e: Expr) -> str:
@@ -524,24 +537,20 @@ def _sorted(found: list[Pass], member: Mapping[Expr, Pass]) -> list[Pass]:
     return order
 
 
-def _vanishes(body: Expr, axes: set[Variable], identity: Expr) -> bool:
-    """Whether the body is the identity outside the axes because its loads give 0 there."""
+def _vanishes(body: Expr, axis: Variable, identity: Expr) -> bool:
+    """Whether the body is the identity outside the axis because its loads give 0 there."""
     known: dict[Expr, object] = {}
     for e in walk([body]):
         if e.kind == "const":
             known[e] = e["value"]
         elif e.kind == "load":
-            known[e] = 0 if any(axes & variables(i) for i in e["index"]) else None
+            known[e] = 0 if any(axis in variables(i) for i in e["index"]) else None
         elif e.kind == "apply" and e.args and all(known.get(a) is not None for a in e.args):
             known[e] = _apply(e, [known[a] for a in e.args])
         else:
             known[e] = None
     value = known[body]
-    return value is not None and value == identity["value"] and not e_is_nan(value)
-
-
-def e_is_nan(value: object) -> bool:
-    return value != value
+    return value is not None and value == identity["value"]
 
 
 def _apply(e: Expr, values: list) -> object:
@@ -550,8 +559,11 @@ def _apply(e: Expr, values: list) -> object:
     assert e.op is not None
     if e.attrs:
         return None
-    tensors = [torch.tensor(v, dtype=a.dtype.torch) for v, a in zip(values, e.args)]
-    return e.op.reference(*tensors).item()
+    tensors = [torch.tensor(v, dtype=a.dtype.torch) for v, a in zip(values, e.args, strict=True)]
+    try:
+        return e.op.reference(*tensors).item()
+    except RuntimeError:  # a division of integers by the 0 of a masked lane
+        return None
 
 
 __all__ = ["NONE", "Builder", "Names", "Refusal", "schedule"]

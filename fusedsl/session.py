@@ -8,6 +8,7 @@ over ops; a spelling runs as the user's own code would, so that sizes stay symbo
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -61,9 +63,25 @@ _VIEWS = frozenset((
     "expand", "unsqueeze", "squeeze", "permute", "transpose", "reshape", "flatten", "unflatten", "slice", "select",
     "unfold", "diagonal",
 ))  # fmt: skip
+_EMPTY = ("empty", "empty_like", "empty_strided", "new_empty")
+_SIZED_BY_VALUES = ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive", "bincount")
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
 # Errors that other sizes would not mend.
 _FINAL = (DataDependent, InPlaceInput, UnknownFunction, UntraceableCapture, UnsupportedDevice)
+
+
+def _ours(method: Callable) -> Callable:
+    """Torch calls inside are our own: those without proxies are run as they are."""
+
+    @functools.wraps(method)
+    def inside(self: Session, *args: Any, **kwargs: Any) -> Any:
+        self._depth += 1
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._depth -= 1
+
+    return inside
 
 
 class Session:
@@ -79,11 +97,21 @@ class Session:
         self.number_names: dict[str, str] = {}  # text of a number that is an argument -> its name
         self.device: torch.device | None = None
         self.is_over = False
-        self._depth = 0  # calls of torch that this one is inside of
+        self.refused: FuseError | None = None  # the last error of a torch call
+        self._depth = 0  # methods of ours that are running
         self._values: list[weakref.ref[Value]] = []
         self._captured: dict[int, Proxy] = {}  # by the tensor's id
         self._numbers: dict[str, Input] = {}
         self._taken: set[str] = set()
+
+    def close(self) -> None:
+        """Ends the trace. A proxy that somebody kept holds on to no tensor."""
+        self.is_over = True
+        for each in self.inputs:
+            each.tensor = None
+        self._captured.clear()
+        self._values.clear()
+        self.watch = Watch(Reader())
 
     # ---- inputs ----
 
@@ -202,6 +230,7 @@ class Session:
             self.settle()
         return proxy._fused.node
 
+    @_ours
     def settle(self) -> None:
         """Brings every node up to date with what has become known of sizes."""
         while self.facts.changed:
@@ -230,22 +259,29 @@ class Session:
         if isinstance(value, Number):
             return value.fix() if fixed or value.is_fixed else self.number_input(value).node
         if isinstance(value, (list, tuple, dict, slice)):
-            return _map(value, lambda v: self.unwrap(v, met, fixed))
-        return value
+            return map_leaves(value, lambda v: self.unwrap(v, met, fixed))
+        return value.item() if isinstance(value, np.generic) else value
 
     # ---- torch's functions ----
 
     def call(self, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a torch call means while tracing."""
-        self._depth += 1
-        self.notes.calls += self._depth == 1
+        if self._depth:
+            return self._call(function, args, kwargs) if _holds((args, kwargs), Proxy) else function(*args, **kwargs)
+        self.notes.calls += 1
         try:
-            result = self._call(function, args, kwargs)
-            if self._depth == 1 and isinstance(result, tuple):  # several variables may take the parts
-                self.notes.record(tuple(p._fused.node for p in result if isinstance(p, Proxy)))
-            return result
-        finally:
-            self._depth -= 1
+            result = self._first_call(function, args, kwargs)
+        except FuseError as error:
+            self.refused = error
+            raise
+        if isinstance(result, tuple):  # several variables may take the parts
+            self.notes.record(tuple(p._fused.node for p in result if isinstance(p, Proxy)))
+        return result
+
+    @_ours
+    def _first_call(self, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A call that the user's code made, or torch's own Python code for it."""
+        return self._call(function, args, kwargs)
 
     def _call(self, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         name = getattr(function, "__name__", "")
@@ -253,6 +289,8 @@ class Session:
             name = function.__self__.__name__  # type: ignore[attr-defined]
             if isinstance(getattr(Proxy, name, None), property):
                 return getattr(self.proxy_of(args[0]), name)
+        elif name == "__hash__":
+            return id(args[0])
         elif name in OWN:
             first, rest, named = _split_first(args, kwargs)
             if isinstance(first, torch.Tensor):
@@ -268,6 +306,11 @@ class Session:
             in_place = in_place or dispatch.base_name(name) is not None
         if in_place and _holds((args, kwargs), torch.Tensor):
             return self._in_place(function, target, args, kwargs)
+        if target is None and name in _EMPTY:
+            raise UnknownFunction(op=name_of(function), hint="What it holds is not defined: use torch.zeros.")
+        if target is None and name in _SIZED_BY_VALUES:
+            hint = "Use torch.where(mask, x, 0), which keeps the shape, or call it outside."
+            raise DataDependent(op=name_of(function), what="the shape of the result", hint=hint)
         if target is None:
             return self._pass_through(function, args, kwargs)
         return self._spelled(function, target, args, kwargs)
@@ -288,7 +331,11 @@ class Session:
         """What an op or a spelling gives for the user's values."""
         if function in _MAKERS:
             args, kwargs = _constant_data(args, kwargs)
-        args, kwargs = _map((tuple(args), kwargs), lambda v: self.proxy_of(v) if isinstance(v, torch.Tensor) else v)
+
+        def traced(value: Any) -> Any:
+            return self.proxy_of(value) if isinstance(value, torch.Tensor) else value
+
+        args, kwargs = map_leaves((tuple(args), kwargs), traced)
         try:
             return dispatch.call(target, args, kwargs)
         except FuseError:
@@ -309,6 +356,7 @@ class Session:
 
     # ---- ops ----
 
+    @_ours
     def apply(self, op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """An op on the user's values."""
         met: list[Proxy] = []
@@ -380,15 +428,19 @@ class Session:
         proxy = self.changeable(first, function)
         if target is None:
             raise no_rule(name_of(function))
-        return self._rebind(proxy, self.node(self._spelled(function, target, (proxy, *rest), named)), function)
+        result = self._spelled(function, target, (proxy, *rest), named)
+        return self._rebind(proxy, self.node(result), result._fused.grad, function)
 
+    @_ours
     def store(self, proxy: Proxy, source: Any, function: Callable) -> Proxy:
         """Fills a tensor with another, or with a number."""
         self.changeable(proxy, function)
-        node = as_node(self.unwrap(source, []))
-        return self._rebind(proxy, cast(node, self.node(proxy).dtype), function)
+        met: list[Proxy] = []
+        node = cast(as_node(self.unwrap(source, met)), self.node(proxy).dtype)
+        grad = torch.is_grad_enabled() and any(each._fused.grad for each in met)
+        return self._rebind(proxy, node, grad, function)
 
-    def _rebind(self, proxy: Proxy, node: Node, function: Callable) -> Proxy:
+    def _rebind(self, proxy: Proxy, node: Node, grad: bool, function: Callable) -> Proxy:
         """Gives a proxy a value that was computed for it, in its dtype and shape."""
         old = self.node(proxy)
         if old.dtype.torch and node.dtype.torch and not torch.can_cast(node.dtype.torch, old.dtype.torch):
@@ -400,7 +452,7 @@ class Session:
         if node.shape != old.shape:
             node = build(OPS["expand"], (node, old.shape), {})
         value = proxy._fused
-        value.node, value.steps = cast(node, old.dtype), ()
+        value.node, value.steps, value.grad = cast(node, old.dtype), (), value.grad or grad
         value.put_in(Storage(value.node))
         self.notes.record(value.node)
         return proxy
@@ -460,21 +512,21 @@ def _users_frame(frame: FrameType | None) -> tuple[FrameType | None, bool]:
 # ---- nested arguments -----------------------------------------------------------------------------------------------
 
 
-def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     """The value with what its nested containers hold changed."""
     if isinstance(value, (list, tuple)):
-        items = [_map(v, change) for v in value]
+        items = [map_leaves(v, change) for v in value]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, dict):
-        return {k: _map(v, change) for k, v in value.items()}
+        return {k: map_leaves(v, change) for k, v in value.items()}
     if isinstance(value, slice):
-        return slice(*(_map(v, change) for v in (value.start, value.stop, value.step)))
+        return slice(*(map_leaves(v, change) for v in (value.start, value.stop, value.step)))
     return change(value)
 
 
 def _leaves(value: Any) -> list[Any]:
     found: list[Any] = []
-    _map(value, found.append)
+    map_leaves(value, found.append)
     return found
 
 
@@ -502,7 +554,7 @@ def _substitute(value: Any, mapping: Mapping) -> Any:
             return new[leaf]
         return replace(leaf, mapping) if isinstance(leaf, Poly) else leaf
 
-    return _map(value, change)
+    return map_leaves(value, change)
 
 
 def _split_first(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> tuple[Any, Sequence[Any], dict]:

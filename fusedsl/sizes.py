@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 
 from .errors import BadArgument
@@ -102,14 +103,20 @@ class Facts:
             return True
         if self.value(a) != self.value(b):
             return False
-        solution = self._solve(a - b)
-        if solution is None:
-            self.fix(a)
-            self.fix(b)
-        else:
-            self.require(f"{a} == {b}")
-            self._learn(*solution)
+        self.require(f"{a} == {b}")
+        difference = _without_factors(a - b)
+        while difference != 0:
+            solution = self._solve(difference)
+            if solution is None:  # with one size less it may be simpler
+                self.fix(poly(max(symbols(difference), key=self._order)))
+            else:
+                self._learn(*solution)
+            difference = _without_factors(self.resolve(difference))
         return True
+
+    def _order(self, symbol: Symbol) -> tuple[bool, int]:
+        """Which of several symbols goes first: the user's own last, of others the last made."""
+        return symbol.name not in self._chosen, list(self.values).index(symbol.name)
 
     def _learn(self, symbol: Atom, index: Index) -> None:
         self.known = {known: replace(value, {symbol: index}) for known, value in self.known.items()}
@@ -117,10 +124,7 @@ class Facts:
         self.changed = True
 
     def _solve(self, difference: Index) -> tuple[Symbol, Index] | None:
-        """The symbol to give up, and what it equals, if the difference is 0. Sizes are not 0, so common factors go."""
-        for atom in symbols(difference):
-            while (quotient := divide_exactly(difference, poly(atom))) is not None:
-                difference = quotient
+        """The symbol to give up, and what it equals, if the difference is 0."""
         if isinstance(difference, int):
             return None
         factor = math.gcd(*(f for _, f in difference.terms))
@@ -132,8 +136,7 @@ class Facts:
                     solutions[product[0]] = rest
         if not solutions:
             return None
-        order = list(self.values)
-        given_up = max(solutions, key=lambda s: (s.name not in self._chosen, order.index(s.name)))
+        given_up = max(solutions, key=self._order)
         return given_up, solutions[given_up]
 
     # ---- what Python asks of a size ----
@@ -151,16 +154,19 @@ class Facts:
 
     def floordiv(self, a: Index, b: Index) -> Index:
         """a // b where it is exact, else the number it is in this call."""
-        exact = divide_exactly(a, b) if b != 0 else None
+        exact = divide_exactly(a, b) if self._is_divisor(b) else None
         return self.fix(a) // self.fix(b) if exact is None else exact
 
     def remainder(self, a: Index, b: Index) -> Index:
         """a % b: 0 where b divides a, else what it is in this call, under a condition on the remainder alone."""
-        if b != 0 and divide_exactly(a, b) is not None:
+        if self._is_divisor(b) and divide_exactly(a, b) is not None:
             return 0
         result = self.value(a) % self.value(b)
         self.require(f"({a}) % ({b}) == {result}")
         return result
+
+    def _is_divisor(self, index: Index) -> bool:
+        return self.compare("!=", index, 0)
 
     def power(self, a: Index, b: Index) -> Index | float:
         """a ** b: a product for small constant exponents, else the number it is in this call."""
@@ -172,6 +178,14 @@ class Facts:
 def symbols(index: Index) -> list[Symbol]:
     """The symbols in a size, in one order."""
     return sorted((a for a in free(index) if isinstance(a, Symbol)), key=lambda s: s.key)
+
+
+def _without_factors(index: Index) -> Index:
+    """What is 0 where the index is: symbols that divide it are left out, for they are not 0."""
+    for atom in symbols(index):
+        while index != 0 and (quotient := divide_exactly(index, poly(atom))) is not None:
+            index = quotient
+    return index
 
 
 def _proved(sign: str, a: Index, b: Index) -> bool | None:
@@ -237,6 +251,9 @@ class Size(torch.SymInt):
 
     def __float__(self) -> float:
         return float(int(self))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(int(self), dtype)
 
     def __bool__(self) -> bool:
         return self._facts.compare("!=", self.index, 0)

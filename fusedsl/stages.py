@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,8 +167,3 @@ def _buffer(buffer: Buffer) -> str:
         return f"{buffer.name}: number {buffer.dtype}"
     shape, strides = (", ".join(map(repr, values)) for values in (buffer.shape, buffer.strides))
     return f"{buffer.name}: {buffer.dtype}[{shape}], strides [{strides}]"
-
-
-def reasons(plan: Plan) -> Iterator[str]:
-    """Why launches did not become one."""
-    yield from plan.program.specialised.partition.reasons

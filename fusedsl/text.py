@@ -136,7 +136,8 @@ def _literal(node: Node) -> str | None:
     value = node["value"]
     if as_node(value) is node:
         return _value(value)
-    return f"{_value(value)}:{node.dtype}" if constant(value, Type(node.dtype)) is node else None
+    typed = Type(node.dtype, (), node.type.weak)
+    return f"{_value(value)}:{show_type(typed)}" if constant(value, typed) is node else None
 
 
 def _value(value: Any) -> str:
@@ -238,7 +239,7 @@ class _Reader:
         return str(name), self.named(name, node)
 
     def operand(self, tree: Tree) -> Node | None:
-        minus, token, kind = tree.children
+        minus, token, weak, kind = tree.children
         word = token.type in ("NAME", "UNNAMED")
         if word and not minus and not kind:
             if token in self.nodes:
@@ -250,7 +251,7 @@ class _Reader:
             _fail(token, "an operand", repr(str(token)), hint)
         value = token == "True" if token in ("True", "False") else int(token) if token.type == "INT" else float(token)
         value = -value if minus else value
-        return constant(value, Type(_dtype(kind))) if kind else as_node(value)
+        return constant(value, Type(_dtype(kind), (), weak is not None)) if kind else as_node(value)
 
 
 def _text_of(token: Token) -> str:

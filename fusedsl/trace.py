@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from . import types
 from .capture import Reader, is_constant
 from .errors import FuseError, InPlaceInput, NeedsGrad, line_of, user_line
 from .index import Index, Poly, evaluate, is_less
-from .ir import Graph, Node, applying
+from .ir import OPS, Graph, Node, applying, build
 from .numbers import Number, number
 from .proxy import Input, Proxy, Step
-from .session import Mode, Session, current
+from .session import Mode, Session, current, map_leaves
 from .sizes import Size
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -43,18 +44,12 @@ class Replay:
     steps: tuple[Step, ...]
 
     def __call__(self, tensor: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+        def number(value: Any) -> Any:
+            return evaluate(value, sizes) if isinstance(value, Poly) else value
+
         for step in self.steps:
-            args, kwargs = _evaluated(step.args, sizes), _evaluated(step.kwargs, sizes)
-            tensor = step.function(tensor, *args, **kwargs)
+            tensor = step.function(tensor, *map_leaves(step.args, number), **map_leaves(step.kwargs, number))
         return tensor
-
-
-def _evaluated(value: Any, sizes: Mapping[str, int]) -> Any:
-    if isinstance(value, Poly):
-        return evaluate(value, sizes)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_evaluated(v, sizes) for v in value)
-    return {k: _evaluated(v, sizes) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,13 @@ class Results:
     def build(self, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
         """The results, given the graph's outputs."""
         made = [self._leaf(leaf, bound, outputs) for leaf in self.leaves]
-        return made[0] if self.spec.is_leaf() else pytree.tree_unflatten(made, self.spec)
+        if self.spec.is_leaf():
+            return made[0]
+        return tuple(made) if self._is_tuple else pytree.tree_unflatten(made, self.spec)
+
+    @cached_property
+    def _is_tuple(self) -> bool:
+        return self.spec.type is tuple and all(child.is_leaf() for child in self.spec.children())
 
     def _leaf(self, leaf: tuple, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
         kind, what, *rest = leaf
@@ -127,8 +128,12 @@ def trace(
     except FuseError as error:
         error.at(line_of(error) or user_line())
         raise
+    except TypeError as error:  # what torch's operators make of ours
+        if session.refused is None or "unsupported operand" not in str(error):
+            raise
+        raise session.refused.at(line_of(error) or user_line()) from None
     finally:
-        session.is_over = True
+        session.close()
 
 
 def _name(function: Callable) -> str:
@@ -229,7 +234,7 @@ class Arguments:
         reader.lines.append(f"[{', '.join(places)}], {found} = {flatten}({text})")
         reader.require(f"{found} == {reader.constant(spec)}")
         paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
-        proxies = [self.walk(at, v, f"{name}_{p}") for at, v, p in zip(places, leaves, paths, strict=True)]
+        proxies = [self.walk(at, v, name + path) for at, v, path in zip(places, leaves, paths, strict=True)]
         return pytree.tree_unflatten(proxies, spec)
 
     def _object(self, text: str, value: Any, name: str) -> Any:
@@ -245,13 +250,22 @@ class Arguments:
 
     def check_unchanged(self) -> None:
         """Raises InPlaceInput where the function changed a list or dict that it was passed, or stored a value."""
-        hint = "Return the new value instead."
         for value, before, name in self.containers:
             if _snapshot(value) != before:
-                raise InPlaceInput(op=self.session.name, what=f"the {type(value).__name__} {name}", hint=hint)
+                raise self._changed(f"the {type(value).__name__} {name}", value)
         for value, name in self.session.watch.holders():
-            if any(type(v) is Proxy for v in (value.values() if isinstance(value, Mapping) else value)):
-                raise InPlaceInput(op=self.session.name, what=f"what {name or 'it'} holds", hint=hint)
+            if _first_proxy(value) is not None:
+                raise self._changed(f"what {name or 'an object'} holds", value)
+
+    def _changed(self, what: str, value: Any) -> FuseError:
+        error = InPlaceInput(op=self.session.name, what=what, hint="Return the new value instead.")
+        stored = _first_proxy(value)
+        return error if stored is None else error.at(self.session.notes.lines.get(stored._fused.node))
+
+
+def _first_proxy(value: Any) -> Proxy | None:
+    """A proxy that a list or a dict holds."""
+    return next((v for v in (value.values() if isinstance(value, Mapping) else value) if isinstance(v, Proxy)), None)
 
 
 def _snapshot(value: Any) -> list:
@@ -286,14 +300,14 @@ def _finish(session: Session, result: Any) -> Traced:
     leaves, spec = pytree.tree_flatten(result)
     session.settle()
     ends = Ends(session)
-    found = tuple(ends.leaves([_real(session, leaf) for leaf in leaves]))
+    found = ends.leaves([_real(session, leaf) for leaf in leaves])
     session.settle()
     ends.refuse_grad()
-    outputs = tuple(holder.node for holder in ends.outputs)
+    outputs = ends.nodes()
     used = _used(outputs) | {each.node for each in session.inputs if each.is_argument or each in ends.inputs}
     inputs = [each for each in session.inputs if each.node in used]
     places = {id(each): at for at, each in enumerate(inputs)}
-    results = Results(spec, tuple(_placed(leaf, places) for leaf in found))
+    results = Results(spec, tuple(_placed(session, leaf, places) for leaf in found))
     kept = _used(outputs) | set(used)
     names = {node: name for node, name in session.notes.names.items() if node in kept}
     lines = {node: line for node, line in session.notes.lines.items() if node in kept}
@@ -309,9 +323,21 @@ def _used(outputs: Sequence[Node]) -> set[Node]:
     return set(Graph((), tuple(outputs)).nodes)
 
 
-def _placed(leaf: tuple, places: Mapping[int, int]) -> tuple:
+def _placed(session: Session, leaf: tuple, places: Mapping[int, int]) -> tuple:
+    """A leaf with inputs as places among the graph's, and sizes in terms of the symbols that are left."""
     kind, what, *rest = leaf
-    return (kind, places[id(what)], *rest) if isinstance(what, Input) else leaf
+    if isinstance(what, Input):
+        what = places[id(what)]
+    elif kind == "size":
+        what = session.facts.resolve(what)
+    return kind, what, *(Replay(tuple(_resolved(session, step) for step in replay.steps)) for replay in rest)
+
+
+def _resolved(session: Session, step: Step) -> Step:
+    def resolve(value: Any) -> Any:
+        return session.facts.resolve(value) if isinstance(value, Poly) else value
+
+    return Step(step.function, map_leaves(step.args, resolve), map_leaves(step.kwargs, resolve))
 
 
 class Ends:
@@ -364,6 +390,16 @@ class Ends:
             at = self._places[id(holder)] = len(self.outputs)
             self.outputs.append(holder)
         return at
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The graph's outputs: two tensors that happen to be equal are two."""
+        found: list[Node] = []
+        for holder in self.outputs:
+            node = holder.node
+            while node in found:
+                node = build(OPS["clone"], (node,), {})
+            found.append(node)
+        return tuple(found)
 
     def refuse_grad(self) -> None:
         """Raises NeedsGrad where autograd would have recorded an output."""

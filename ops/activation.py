@@ -18,7 +18,7 @@ from .compare import clamp, where
 from .convert import float_of, narrow, wide
 from .elementwise import abs, erf, exp, expm1, log1p, sigmoid, tanh
 from .helpers import by_kind
-from .movement import slice, unsqueeze
+from .movement import select, slice, unsqueeze
 from .rules import numeric
 
 
@@ -166,6 +166,8 @@ def threshold(x: torch.Tensor, threshold: Number, value: Number):
 
 
 def _prelu(x: Node, weight: Node) -> Node:
+    if weight.rank == 1 and x.rank == 0:
+        weight = select(weight, 0, 0)
     for _ in range(x.rank - 2 if weight.rank == 1 else 0):  # one weight a channel: channels are dim 1
         weight = unsqueeze(weight, -1)
     return where(x > 0, x, x * weight)

@@ -209,6 +209,8 @@ def _clamp(x: Node, min: Node | None, max: Node | None) -> Node:
 @declare(expand=_clamp, torch=("torch.clip", "Tensor.clip"))
 def clamp(x: torch.Tensor, min: torch.Tensor | None = None, max: torch.Tensor | None = None):
     """minimum(maximum(x, min), max), without the bound that is None"""
+    if isinstance(min, torch.Tensor) != isinstance(max, torch.Tensor) and min is not None and max is not None:
+        min, max = torch.as_tensor(min, device=x.device), torch.as_tensor(max, device=x.device)
     return torch.clamp(x, min, max)
 
 

@@ -12,7 +12,7 @@ from fusedsl.types import dtype as dtype_of
 
 from .rules import common, default_float
 
-# What torch's own e4m3 conversion does beyond 448 depends on its version; Triton's saturates.
+# What torch's own e4m3 conversion does beyond 448 depends on its version; ours saturates.
 _E4M3_SATURATES = bool(torch.tensor(1000.0).to(torch.float8_e4m3fn).float() == 448)
 
 
@@ -35,18 +35,15 @@ def _cast_text(expr, x: str) -> str:
         x = f"{x}.to(tl.{computed.language})"
     if to is computed:
         return x
+    if to.name == "f8e5m2":
+        return f"_from_e5m2(_to_e5m2({x}))"
     if to.name == "f8e4m3":
         rounded = f"_from_e4m3(_to_e4m3({x}))"
-    else:
-        rounded = f"{x}.to(tl.{to.language}).to(tl.{computed.language})"
-    if to.name == "f8e5m2":  # Triton's saturates
-        return f'tl.where(tl.abs({x}) < 61440.0, {rounded}, {x} * float("inf"))'
-    if to.name == "f8e4m3" and not _E4M3_SATURATES:
-        return f'tl.where(tl.abs({x}) <= 464.0, {rounded}, float("nan"))'
-    return rounded
+        return rounded if _E4M3_SATURATES else f'tl.where(tl.abs({x}) <= 464.0, {rounded}, float("nan"))'
+    return f"{x}.to(tl.{to.language}).to(tl.{computed.language})"
 
 
-@declare(type=TypeRule(lambda types, *, dtype: Type(dtype, types[0].shape)), triton=_cast_text)
+@declare(type=TypeRule(lambda types, *, dtype: Type(dtype, types[0].shape, types[0].weak)), triton=_cast_text)
 def cast(x: torch.Tensor, dtype: ToDType):
     """x in another dtype, as torch's Tensor.to: floats round to nearest even, to integers they truncate"""
     return x.to(torch_dtype(dtype))

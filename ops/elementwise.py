@@ -45,7 +45,7 @@ def div(x: torch.Tensor, other: torch.Tensor):
     return torch.div(x, other)
 
 
-@declare(type=numeric, triton=by_kind("_float_floor_divide({0}, {1})", "_floor_divide({0}, {1})"),
+@declare(type=numeric, triton=by_kind("_floor_quotient({0}, {1})", "_floor_divide({0}, {1})"),
          operator="__floordiv__", domain=((-40, 40), (1, 9)))  # fmt: skip
 def floor_divide(x: torch.Tensor, other: torch.Tensor):
     """floor(x / other)"""

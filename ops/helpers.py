@@ -78,9 +78,9 @@ def _floor_remainder(a, b):
     rest = a % b
     return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
 ''',
-    "_float_floor_divide": '''
+    "_floor_quotient": '''
 @triton.jit
-def _float_floor_divide(a, b):
+def _floor_quotient(a, b):
     """a / b rounded down: from the exact remainder, so that the quotient's own rounding cannot lift it."""
     rest = libdevice.fmod(a, b)
     quotient = (a - rest) / b
@@ -156,5 +156,25 @@ def _from_e4m3(bits):
         return tl.where(bits >= 128, -size, size)
     else:
         return bits.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+''',
+    # e5m2 as bits: the upper half of an f16. The instruction saturates, torch goes on to inf; integer arithmetic does both.
+    "_to_e5m2": '''
+@triton.jit
+def _to_e5m2(x):
+    size = tl.abs(x)
+    bits = size.to(tl.int32, bitcast=True)
+    if target_info.is_cuda() and target_info.cuda_capability_geq(8, 9):
+        code = size.to(tl.float8e5).to(tl.uint8, bitcast=True).to(tl.int32)
+    else:
+        tiny = (size + 128.0).to(tl.int32, bitcast=True) - 0x43000000  # 128 has a last place of 2^-16
+        code = tl.where(size < 0.00006103515625, tiny, ((bits + 0xFFFFF + ((bits >> 21) & 1)) >> 21) - 448)
+    code = tl.where(size >= 61440.0, 0x7C, code)
+    code = tl.where(x == x, code, 0x7F)
+    return (code | ((x.to(tl.int32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
+''',
+    "_from_e5m2": '''
+@triton.jit
+def _from_e5m2(bits):
+    return (bits.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
 ''',
 }

@@ -408,6 +408,7 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("var", "correction"): (1, 0),
     ("std", "correction"): (1, 0),
     ("vector_norm", "ord"): (2, 1, math.inf, -math.inf, 0, 3.0),
+    ("logit", "eps"): (None, 0.1),
     ("retype", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
 }
 
@@ -607,12 +608,21 @@ def _filled(builder: Builder, op: Op) -> dict[str, Any]:
     return {"size": size, "dtype": dtype(builder.source.pick(builder.limits.dtypes)), **given}
 
 
+def _batch_norm(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4), lambda node: node.rank >= 2 and node.dtype.is_float)
+    if x.rank < 2:
+        raise Refused
+    vectors = {"running_mean": (-2, 2), "running_var": (0.5, 2), "weight": (-2, 2), "bias": (-2, 2)}
+    return {"x": x, **{name: builder.tensor(domain, x.dtype, x.shape[1:2]) for name, domain in vectors.items()}}
+
+
 CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "expand": _expand, "reshape": _reshape, "permute": _permute, "roll": _roll, "unflatten": _unflatten,
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
     "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "gather": _gather,
     "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "embedding": _embedding,
     "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm, "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
     "full": _filled, "zeros": _filled, "ones": _filled,
 }  # fmt: skip

@@ -18,10 +18,10 @@ def test_quantize_fp8():
     assert quantize_fp8.main() <= quantize_fp8.HALF_STEP * 1.001
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def weights():
     try:
-        return gguf_model.smollm2_file()
+        return gguf_model.smollm2()
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
 
@@ -29,7 +29,7 @@ def weights():
 @pytest.mark.slow
 def test_tokenizer_spells_out_what_it_reads(weights):
     text = "<|im_start|>user\nWhat's 2²  x 1234?\n\n  naïve café 日本 🙂<|im_end|>"
-    tokenizer = gguf_model.GGUF(weights).tokenizer()
+    tokenizer = weights.tokenizer()
     tokens = tokenizer.encode(text).ids
     assert tokenizer.decode(tokens, skip_special_tokens=False) == text
     assert tokens.count(1) == 1 and tokens[-1] == 2

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
-from fusedsl.errors import BadArgument, DTypesDisagree, FuseError, ShapesDisagree
+from fusedsl import ops
+from fusedsl.codegen.interpreter import launch
+from fusedsl.errors import (
+    BadArgument,
+    DataDependent,
+    DimOutOfRange,
+    DTypesDisagree,
+    FuseError,
+    ShapesDisagree,
+    UnknownFunction,
+)
 from fusedsl.index import Index, Variable, evaluate, poly, replace
 from fusedsl.interpret import Machine, interpret
-from fusedsl.ir import OPS, Graph, Node, Op, build
-from fusedsl.types import DType, dtype
-from tests.strategies import CALLS, NOT_DRAWN, Builder, Hypothesis, Limits, Refused
+from fusedsl.ir import OPS, Graph, Node, Op, build, intern
+from fusedsl.ops.helpers import HELPERS
+from fusedsl.trace import trace
+from fusedsl.types import STORED, DType, Type, dtype
+from tests.strategies import CALLS, NOT_DRAWN, Builder, Hypothesis, Limits, Refused, fill
 
 DRAWN = [name for name in OPS if name not in NOT_DRAWN]
 TORCH_REFUSES = (RuntimeError, TypeError, NotImplementedError, IndexError, ValueError, ZeroDivisionError,
@@ -185,3 +204,286 @@ def test_an_index_map_finds_the_element(name: str, data: st.DataObject) -> None:
         assert call.shape(node) == list(value.shape)
         for index in itertools.islice(itertools.product(*map(range, value.shape)), 64):
             assert element(call, node, index) == value[index].item()
+
+
+# ---- calls as torch writes them --------------------------------------------------------------------------------------
+
+CALLS_OF_TORCH = {
+    "indices": """
+        x[1]; x[-1]; x[1:4]; x[:, 2:]; x[..., 0]; x[None]; x[:, None, 1:]; x[::2]; x[1::3, ::2]; x[i]; x[:, i]; x[i, i];
+        x[i[:,None], j[:1]]; z[:, i.clamp(0)%3]; z[0, :, i]; z[i%2, :, i]; z[:, i%3, i]; x[-3:]; x[:-2]; x[10:]; x[4:2];
+        x[:100]; x[..., None]; z[1, ..., 2:4, 0]; x[[0, 2]]; x[j]; x[i, 2:5]; x[()]""",
+    "extremes": """
+        x.max(); x.max(1); x.max(-1, keepdim=True); x.min(dim=0); torch.max(x, y); torch.min(x, y);
+        torch.max(x, 1).values; x.amax(1); x.amax((0, 1)); x.argmax(); x.argmax(1); x.argmin(0, keepdim=True);
+        torch.aminmax(x); torch.aminmax(x, dim=1); xi.max(1)""",
+    "reductions": """
+        x.sum(); x.sum(0); x.sum((0, 1)); x.sum(-1, keepdim=True); x.sum(dim=1, dtype=torch.float64); xi.sum(); m.sum(1);
+        x.mean(0); x.mean((0,1), True); x.prod(1); x.prod(); x.std(); x.std(1); x.var(1, unbiased=False); x.var(False);
+        x.var(dim=1, correction=0, keepdim=True); torch.var_mean(x, 1); torch.std_mean(x); m.any(); m.all(1);
+        m.any(dim=(0,1)); x.logsumexp(1); torch.logsumexp(x, dim=(0,1)); x.norm(); x.norm(dim=1); x.norm(p=1, dim=0);
+        torch.linalg.vector_norm(x, dim=-1); torch.linalg.norm(x, dim=1); torch.count_nonzero(xi, 1)""",
+    "operators": """
+        x + 1; 1 + x; 1 - x; x - 1; 2 / x; x / 2; 2 ** x; x ** 2; x ** 0.5; x ** 3; x ** -1; x ** 4; x // 0.5;
+        3 // (x.abs() + 1); x % 0.7; -x; abs(x); ~m; ~xi; xi & 3; xi | 4; 5 ^ xi; xi << 2; xi >> 1; 1 << (xi & 3); x < y;
+        x <= 0; 0 > x; x == y; x != 0; x >= y; m & m; xi ** 2; xi ** 5; xi % 3; xi // 3; -xi // 4; xi / 3""",
+    "arithmetic": """
+        torch.add(x, y, alpha=2); x.add(y, alpha=0.5); x.sub(y, alpha=3); torch.rsub(x, y);
+        torch.div(x, y, rounding_mode="floor"); x.div(0.3, rounding_mode="trunc");
+        torch.div(xi, 4, rounding_mode="floor"); torch.true_divide(xi, 3); x.multiply(y);
+        torch.addcmul(x, y, y, value=0.5); torch.addcdiv(x, y, y.abs()+1, value=2); torch.lerp(x, y, 0.3);
+        torch.lerp(x, y, w8); x.clamp(0, 1); x.clamp(min=0.1); x.clamp(max=v); torch.clip(x, -0.5, 0.5);
+        torch.where(m, x, y); torch.where(m, x, 0); torch.where(m, 1., 0.); torch.where(m, 1, 0); x.where(m, y);
+        x.masked_fill(m, float("-inf")); x.round(decimals=2); torch.nan_to_num(x); torch.float_power(x.abs(), 2);
+        torch.atan2(x, y); torch.hypot(x, y); torch.fmod(x, 0.3); torch.remainder(x, y); torch.heaviside(x, y);
+        torch.copysign(x, y); torch.copysign(x, -1.); torch.xlogy(x, y.abs()); torch.logical_and(m, x);
+        torch.logical_not(x); torch.special.expit(x); torch.special.erf(x); torch.maximum(x, y); torch.fmin(x, y);
+        torch.sign(x); torch.frac(x); torch.isnan(x); torch.signbit(x); torch.logit(prob, eps=1e-3); x.pow(3);
+        torch.pow(2, x); x.square(); x.rsqrt(); x.sigmoid(); x.tanh(); torch.bitwise_left_shift(xi, 1)""",
+    "views": """
+        x.view(-1); x.view(3, 2, 8); x.reshape(2, 3, -1); x.reshape((48,)); x.view(x.shape[0], 2, -1); x.flatten();
+        z.flatten(1); z.flatten(1, 2); x.unflatten(1, (2, 4)); x.unflatten(-1, (-1, 2)); x.permute(1, 0);
+        z.permute(0, 2, 1, 3); x.transpose(0, 1); x.t(); x.T; z.mT; x.unsqueeze(0); x.unsqueeze(-1); x[None].squeeze();
+        x[None].squeeze(0); x.expand(2, -1, -1); v.expand(6, 8); v.expand_as(x); torch.broadcast_to(v, (6, 8));
+        x.flip(0); x.flip(0, 1); torch.flip(x, (1,)); x.movedim(0, 1); z.movedim((0, 1), (2, 3)); x.chunk(2);
+        x.chunk(3, dim=1); x.chunk(4, 1); x.split(2); x.split(4, dim=0); x.split([1, 5]); torch.split(x, [3, 5], dim=1);
+        x.unbind(); x.unbind(1); x.repeat(2, 1); x.repeat(1, 2, 1); x.tile((2,)); x.repeat_interleave(2, dim=1);
+        x.repeat_interleave(2); x.roll(1, 0); x.roll(2); x.roll((1, 2), (0, 1)); torch.swapaxes(x, 0, 1);
+        x.narrow(0, 1, 2); x.select(1, 3); x.diagonal(); torch.diagonal(z, 0, 1, 2); x.unfold(1, 3, 2); x.swapdims(0, 1);
+        torch.ravel(x); x.view_as(y); torch.broadcast_tensors(x, v); torch.meshgrid(v, v, indexing="ij");
+        torch.outer(v, v); x.fliplr()""",
+    "joining": """
+        torch.cat([x, y]); torch.cat((x, y), dim=1); torch.cat([x, xi], -1); torch.stack([x, y]);
+        torch.stack([x, y], dim=-1); torch.hstack([x, y]); torch.vstack([v, v]); F.pad(x, (1, 2));
+        F.pad(x, (1, 2, 3, 0), value=5.); F.pad(x, (-1, 2)); torch.gather(x, 1, xi.abs() % 8);
+        x.gather(0, tgt[None] % 6); x.index_select(0, tgt % 6); F.embedding(tgt, y[:8].T);
+        torch.take_along_dim(x, xi.abs() % 8, dim=1); F.one_hot(tgt, 8); x.tril(); x.triu(1); torch.tril(x, -1)""",
+    "norms": """
+        F.softmax(x, dim=-1); x.softmax(0); torch.softmax(h, 1); F.softmax(h, 1, dtype=torch.float32);
+        F.log_softmax(x, 1); F.layer_norm(x, (8,)); F.layer_norm(x, (8,), w8, v, 1e-6);
+        F.layer_norm(x, x.shape[-1:], w8); F.rms_norm(x, (8,), w8); F.rms_norm(h, (8,)); F.group_norm(b, 3);
+        F.group_norm(b, 2, w8[:6], v[:6]); F.batch_norm(b, v[:6], w8[:6]);
+        F.batch_norm(b, v[:6], w8[:6], v[:6], v[:6], False, 0.1, 1e-3); F.instance_norm(b); F.normalize(x);
+        F.normalize(x, dim=0, p=1); F.dropout(x, 0.5, False); F.dropout(x, 0.0)""",
+    "activations": """
+        F.relu(x); F.relu(x, False); F.gelu(x); F.gelu(x, approximate="tanh"); F.silu(x); F.leaky_relu(x, 0.2);
+        F.elu(x, 0.5); F.selu(x); F.celu(x, 2.); F.mish(x); F.softplus(x, 2, 10); F.softsign(x); F.hardtanh(x);
+        F.hardtanh(x, -0.5, 0.5); F.hardsigmoid(x); F.hardswish(x); F.tanhshrink(x); F.softshrink(x, 0.3);
+        F.hardshrink(x); F.logsigmoid(x); F.threshold(x, 0.1, 20.); F.glu(x); F.glu(x, 0); F.prelu(x, v);
+        F.prelu(b, w8[:6]); F.prelu(x, w8[:1]); F.relu6(x * 4); F.sigmoid(x); F.softmin(x, 1)""",
+    "losses": """
+        F.cross_entropy(x, tgt); F.cross_entropy(x, tgi); F.cross_entropy(x, tgi, reduction="none");
+        F.cross_entropy(x, tgi, w8); F.cross_entropy(x, tgi, w8, label_smoothing=0.1);
+        F.cross_entropy(x, tgi, label_smoothing=0.1, reduction="sum"); F.cross_entropy(x, prob);
+        F.cross_entropy(x, prob, w8, label_smoothing=0.2); F.cross_entropy(z, torch.ones(2, 4, 6, dtype=torch.long));
+        F.cross_entropy(x, tgt, ignore_index=3); F.cross_entropy(v, tgt[0]); F.cross_entropy(x, prob, reduction="none");
+        F.nll_loss(x, tgi, w8); F.nll_loss(x, tgi, reduction="sum");
+        F.nll_loss(z, torch.ones(2, 4, 6, dtype=torch.long), w8[:3]); F.kl_div(x, prob);
+        F.kl_div(x, prob, reduction="batchmean"); F.kl_div(x, y, log_target=True, reduction="sum"); F.mse_loss(x, y);
+        F.l1_loss(x, y, reduction="none"); F.smooth_l1_loss(x, y, beta=0.5); F.smooth_l1_loss(x, y, beta=0.);
+        F.huber_loss(x, y, delta=0.7); F.binary_cross_entropy(prob, prob); F.binary_cross_entropy(prob, prob, prob);
+        F.binary_cross_entropy_with_logits(x, prob); F.binary_cross_entropy_with_logits(x, prob, pos_weight=w8);
+        F.binary_cross_entropy_with_logits(x, prob, weight=prob, reduction="sum"); F.cross_entropy(h, tgt);
+        F.mse_loss(h, h * 2)""",
+    "conversions": """
+        x.float(); x.half(); x.bfloat16(); x.long(); x.int(); x.bool(); x.double(); x.to(torch.float16); x.to(h);
+        x.to("cpu"); x.to("cpu", torch.float64); x.type(torch.int32); x.type_as(h); x.clone(); x.contiguous();
+        x.detach(); x.to(torch.float8_e4m3fn).float(); x.to(torch.float8_e5m2).float();
+        (x * 1000).to(torch.float8_e4m3fn).float(); x.to(dtype=torch.int8); (x*100).to(torch.uint8)""",
+    "factories": """
+        torch.arange(4) * 1; torch.arange(2, 8); torch.arange(8, 2, -2); torch.arange(0., 1., 0.25);
+        torch.arange(x.shape[0]); torch.arange(x.shape[0], dtype=torch.float32) * 2;
+        torch.arange(x.shape[1] - 2, x.shape[1]); torch.zeros(2, 3); torch.zeros((2, 3), dtype=torch.int32);
+        torch.ones(x.shape); torch.full((2, 2), 3); torch.full((2, 2), 3.5, dtype=torch.float16); torch.zeros_like(x);
+        torch.ones_like(x, dtype=torch.int64); torch.full_like(xi, 7); torch.eye(3); torch.eye(2, 4);
+        torch.linspace(0, 1, 5); x.new_zeros(3); x.new_ones(2, 2); x.new_full((2,), 3.); torch.tensor(3.);
+        torch.tensor([1, 2, 3]) * xi[:, :3]; torch.tril(torch.ones(4, 4, dtype=torch.bool));
+        torch.zeros(x.shape[0], 2) + 1; torch.linspace(-1, 1, steps=4, dtype=torch.float64)""",
+    "modules": """
+        torch.nn.Softmax(-1)(x); torch.nn.GELU()(x); torch.nn.ReLU()(x); torch.nn.LeakyReLU(0.3)(x);
+        torch.nn.CrossEntropyLoss()(x, tgt); torch.nn.Flatten()(z); torch.nn.SiLU()(x); torch.nn.Hardtanh()(x)""",
+}
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """What the calls above are on."""
+    x, classes = torch.randn(6, 8), torch.randint(0, 8, (6,))
+    ignored = classes.clone()
+    ignored[1] = -100
+    return {
+        "x": x, "y": torch.randn(6, 8), "v": torch.randn(8), "z": torch.randn(2, 3, 4, 6), "b": torch.randn(2, 6, 4, 4),
+        "m": x > 0, "h": x.half(), "xi": torch.randint(-9, 9, (6, 8)), "i": torch.tensor([1, -1, 3]),
+        "j": torch.tensor([[0, 2], [5, 1]]), "tgt": classes, "tgi": ignored, "w8": torch.rand(8),
+        "prob": torch.softmax(torch.randn(6, 8), -1),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CALLS_OF_TORCH)
+@pytest.mark.filterwarnings("ignore:reduction")
+def test_torchs_forms_of_call(kind: str) -> None:
+    values = tensors()
+    for text in filter(None, map(str.strip, CALLS_OF_TORCH[kind].split(";"))):
+        used = [name for name in values if re.search(rf"(?<![\w.]){name}(?!\w)", text)]
+        function = eval(f"lambda {', '.join(used)}: {text}", {"torch": torch, "F": F})
+        given = [values[name] for name in used]
+        traced = trace(function, given)
+        bound = traced.bind(given, {})
+        assert bound is not None, text
+        results = traced.rebuild(bound, interpret(traced.graph, bound.values, bound.sizes))
+        for result, expected in zip(tree_leaves(results), tree_leaves(function(*given)), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5, equal_nan=True,
+                                       msg=lambda why, text=text: f"{text}: {why}")  # fmt: skip
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+BOOL, WHOLE, REAL, ROWS, EMPTY = (
+    intern(OPS["input"], (), {"name": name, "number": False}, Type(dtype(kind), shape))
+    for name, kind, shape in (
+        ("b", "bool", (4,)), ("i", "i64", (4,)), ("x", "f32", (3, 4)), ("r", "f32", (3,)), ("e", "f32", (0, 4)),
+    )
+)  # fmt: skip
+MISTAKES = {
+    "sub: bools": (lambda: BOOL - BOOL, DTypesDisagree, "sub: bools have no arithmetic of this kind, got bool"),
+    "neg: bools": (lambda: -BOOL, DTypesDisagree, "neg: bools have no arithmetic"),
+    "and: floats": (lambda: REAL & 1, DTypesDisagree, "bitwise_and: operands must be integers or bools, got f32"),
+    "shift: floats": (lambda: REAL << 1, DTypesDisagree, "left_shift: operands must be integers, got f32"),
+    "mean: integers": (lambda: ops.mean(WHOLE), DTypesDisagree, "mean: the operand must be a float, got i64"),
+    "softmax: integers": (lambda: ops.softmax(WHOLE, 0), DTypesDisagree, "softmax: the operand must be a float"),
+    "float8 with float16": (lambda: ops.cast(REAL, "f8e4m3") + ops.cast(REAL, "f16"), DTypesDisagree, "a common one"),
+    "int ** -1": (lambda: WHOLE**-1, BadArgument, "pow: exponent must be at least 0 on integers, got -1"),
+    "broadcast": (lambda: REAL + ROWS, ShapesDisagree, "add: operands must broadcast, got [3, 4] and [3]. Write b"),
+    "reshape": (lambda: ops.reshape(REAL, (5, -1)), ShapesDisagree, "reshape: the number of elements stays"),
+    "expand": (lambda: ops.expand(REAL, (2, 4)), ShapesDisagree, "expand: a dimension keeps its size unless it is 1"),
+    "permute": (lambda: ops.permute(REAL, (0,)), BadArgument, "permute: dims must be every dimension once"),
+    "dim": (lambda: ops.sum(REAL, 2), DimOutOfRange, "sum: dim must lie in [-2, 1], got 2"),
+    "dim twice": (lambda: ops.sum(REAL, (0, -2)), BadArgument, "each dimension at most once"),
+    "select": (lambda: ops.select(REAL, 0, 3), BadArgument, "select: index must be in"),
+    "cat": (lambda: ops.cat([REAL, ops.transpose(REAL, 0, 1)], 0), ShapesDisagree, "cat: all sizes but that of dim"),
+    "pad mode": (lambda: ops.pad(REAL, (1, 1), "reflect"), BadArgument, "pad: mode must be 'constant'"),
+    "mask as index": (lambda: ops.index([WHOLE, BOOL], (0,), 0), DataDependent, "Use torch.where"),
+    "float as index": (lambda: ops.gather(REAL, 1, REAL), DTypesDisagree, "gather: indices must be integers, got f32"),
+    "one_hot": (lambda: ops.one_hot(WHOLE), DataDependent, "Give num_classes="),
+    "amax of nothing": (lambda: ops.amax(EMPTY), BadArgument, "amax: x must be without a size 0"),
+    "gelu": (lambda: ops.gelu(REAL, "fast"), BadArgument, "gelu: approximate must be 'none' or 'tanh'"),
+    "glu": (lambda: ops.glu(REAL, 0), BadArgument, "glu: x must be of even size in dim 0"),
+    "norm": (lambda: ops.layer_norm(REAL, (3,)), ShapesDisagree, "layer_norm: the last dimensions"),
+    "groups": (lambda: ops.group_norm(REAL, 3), BadArgument, "group_norm: num_groups must be a divisor"),
+    "reduction": (lambda: ops.mse_loss(REAL, REAL, "max"), BadArgument, "mse_loss: reduction must be"),
+    "targets": (lambda: ops.nll_loss(REAL, ROWS), DTypesDisagree, "nll_loss: targets must be integers, got f32"),
+    "a call": (lambda: ops.exp(REAL, 1), BadArgument, "exp: the call must be exp(x)"),
+    "an operand": (lambda: REAL + "1", BadArgument, "add: an operand must be a tensor or a Python number, got '1'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told(mistake: str) -> None:
+    call, error, message = MISTAKES[mistake]
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("text, error", {
+    "x[x > 0]": DataDependent, "x[::-1]": BadArgument, "x[7]": BadArgument, "x[0, 0, 0]": BadArgument,
+    "torch.where(x > 0)": DataDependent, "x.repeat_interleave(torch.tensor([1, 2]), 0)": DataDependent,
+    "F.dropout(x)": UnknownFunction, "x.to('meta')": FuseError, "torch.norm(x, 'nuc')": UnknownFunction,
+    "x.split([1, 2])": BadArgument, "torch.div(x, x, rounding_mode='up')": BadArgument, "x.narrow(0, 4, 4)": BadArgument,
+    "F.embedding(x.long(), x, max_norm=1.)": BadArgument, "F.mse_loss(x, x, size_average=False)": BadArgument,
+}.items())  # fmt: skip
+def test_a_call_that_cannot_be_is_refused(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        trace(eval(f"lambda x: {text}", {"torch": torch, "F": F}), [torch.randn(6, 8)])
+
+
+# ---- Triton texts ----------------------------------------------------------------------------------------------------
+
+LANES = 64
+POINTWISE = [name for name in DRAWN if OPS[name].kind == "elementwise" and name != "retype"]
+EDGES = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-6, 1e-3, 80.0, -80.0, 1e10, 3.0]
+ULPS = {torch.float64: 1e-12, torch.float32: 3e-6}
+
+
+def lanes(dt: DType, domain: tuple[float, float], turn: int, edges: bool) -> torch.Tensor:
+    """Values of a domain; those at the ends of the dtype stand before them, in another order for each operand."""
+    values = fill((LANES,), dt, domain, turn + 1, edges=False)
+    if edges and dt.is_float:
+        for at, value in enumerate(EDGES):
+            values[(at * (2 * turn + 1)) % LANES] = value
+    return values
+
+
+class Text:
+    """One pointwise op on operands of one dtype, in Triton and in torch. literal: the operand that is a 2."""
+
+    def __init__(self, name: str, dt: DType, attrs: Mapping[str, Any], literal: int | None = None) -> None:
+        self.op, self.attrs, self.literal = OPS[name], attrs, literal
+        domains = self.op.domain if isinstance(self.op.domain[0], Sequence) else [self.op.domain] * len(self.op.operands)
+        kinds = [dtype("bool") if key == "condition" else dt for key in self.op.operands]
+        edges = "dtype" not in attrs or attrs["dtype"].is_float  # what no integer is, converts to anything
+        self.values = [lanes(k, d, at, edges) for at, (k, d) in enumerate(zip(kinds, domains, strict=True))]
+        if literal is not None:
+            self.values[literal] = torch.full((LANES,), 2).to(kinds[literal].torch)
+        inputs = [intern(OPS["input"], (), {"name": f"x{at}", "number": False}, Type(k, (LANES,))) for at, k in enumerate(kinds)]
+        self.node = build(self.op, inputs, attrs)
+        self.fits = self.node.inputs == tuple(inputs)  # else it would be the text of a wider dtype
+
+    @property
+    def text(self) -> str:
+        triton, names = self.op.triton, [f"a{at}" for at in range(len(self.values))]
+        if self.literal is not None:
+            names[self.literal] = repr(self.values[self.literal][0].item())
+        args = [SimpleNamespace(dtype=a.dtype.computed) for a in self.node.inputs]
+        expr = SimpleNamespace(dtype=self.node.dtype.computed, args=args, attrs=dict(self.attrs))
+        return triton.format(*names) if isinstance(triton, str) else triton(expr, *names)
+
+    def expected(self) -> torch.Tensor | None:
+        try:
+            return self.op.reference(*self.values, **{k: v.torch for k, v in self.attrs.items()})
+        except TORCH_REFUSES:
+            return None
+
+
+def texts(kind: str) -> list[Text]:
+    """What pointwise ops are in Triton on a dtype, on tensors and with a literal among them."""
+    found = []
+    for name in POINTWISE:
+        attrs = [{"dtype": dt} for dt in STORED if dt.bits < 64 or dt.kind != "u"] if name == "cast" else [{}]
+        operands = len(OPS[name].operands)
+        literals = [None, *range(operands)] if operands == 2 else [None]
+        for given_attrs, literal in itertools.product(attrs, literals):
+            try:
+                found.append(Text(name, dtype(kind), given_attrs, literal))
+            except FuseError:
+                continue
+    return [each for each in found if each.fits]
+
+
+@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "i64", "i32", "i8", "u8", "bool"])
+def test_texts_mean_what_torch_computes(kind: str, tmp_path: Path) -> None:
+    cases, lines, arguments = texts(kind), [], {}
+    for at, case in enumerate(cases):
+        for k, values in enumerate(case.values):
+            arguments[f"x{at}_{k}"] = values
+            lines.append(f"a{k} = tl.load(x{at}_{k} + lane).to(tl.{dtype(values.dtype).computed.language})")
+        arguments[f"y{at}"] = torch.zeros(LANES, dtype=case.node.dtype.computed.torch)
+        lines += [f"y = {case.text}  # {case.op.name}", f"tl.store(y{at} + lane, y)"]
+    launch(kernel_of(lines, list(arguments), tmp_path), (1, 1, 1), arguments)
+    for at, case in enumerate(cases):
+        if (expected := case.expected()) is not None:
+            result, close = arguments[f"y{at}"].to(expected.dtype), ULPS.get(expected.dtype, 2e-3)
+            least = 1e-7 if kind == "f16" else 1e-30
+            torch.testing.assert_close(result.double(), expected.double(), rtol=close, atol=least, equal_nan=True,
+                                       msg=lambda why, case=case: f"{case.op.name}: {case.text}: {why}")  # fmt: skip
+
+
+def kernel_of(lines: Sequence[str], parameters: Sequence[str], folder: Path) -> Any:
+    body = "\n".join(f"    {line}" for line in ["lane = tl.arange(0, 64)", *lines])
+    head = "import triton\nimport triton.language as tl\nfrom triton.language import target_info\n"
+    head += "from triton.language.extra import libdevice\n"
+    file = folder / "texts.py"
+    file.write_text(f"{head}{''.join(HELPERS.values())}\n@triton.jit\ndef texts({', '.join(parameters)}):\n{body}\n")
+    spec = importlib.util.spec_from_file_location("texts", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.texts

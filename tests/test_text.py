@@ -36,11 +36,12 @@ add_rms_norm(x: f16[B, K], residual: f16[B, K], weight: f16[K], eps: number weak
   h = add(x, residual) : f16[B, K]                 # model.py:8
   %1 = mul(h, h) : f16[B, K]
   %2 = mean(%1, dim=(1,), keepdim=True) : f16[B, 1]
-  %3 = cast(eps, dtype=f16) : f16
-  %4 = add(%2, %3) : f16[B, 1]
-  %5 = rsqrt(%4) : f16[B, 1]
-  %6 = mul(h, %5) : f16[B, K]
-  y = mul(%6, weight) : f16[B, K]                  # model.py:9
+  %3 = cast(eps, dtype=f32) : weak f32
+  %4 = retype(%3, dtype=f16) : f16
+  %5 = add(%2, %4) : f16[B, 1]
+  %6 = rsqrt(%5) : f16[B, 1]
+  %7 = mul(h, %6) : f16[B, K]
+  y = mul(%7, weight) : f16[B, K]                  # model.py:9
   return h, y
 """
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import functools
+import gc
 import math
 import sys
 import threading
+import weakref
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +22,6 @@ from torch import nn
 import fusedsl.ops
 from fusedsl import errors
 from fusedsl.interpret import interpret
-from fusedsl.ir import OPS
 from fusedsl.proxy import Proxy
 from fusedsl.sizes import Facts, Shape, Size
 from fusedsl.trace import Traced, is_tracing, trace
@@ -103,8 +105,9 @@ def test_names_of_several_results_and_of_modules():
 
 def _every_operator(x, y):
     return [
-        x + y, x - y, x * y, x / y, x // y, x % y, x**y, -x, +x, abs(x), 1 + x, 1 - x, 2 * x, 2 / x, 2 // x, 2 % x, 2**x,
-        x + 1, x - 1, x * 2, x / 2, x // 2, x % 2, x**2, x < y, x <= y, x > y, x >= y, x == y, x != y, 1 < x, x >= 2,
+        x + y, x - y, x * y, x / y, x // y, x % y, x**y, -x, +x, abs(x), 1 + x, 1 - x, 2 * x, 2 / x, 2 // x, 2 % x,
+        2**x, x + 1, x - 1, x * 2, x / 2, x // 2, x % 2, x**2, x < y, x <= y, x > y, x >= y, x == y, x != y, x >= 2,
+        1 < x,  # noqa: SIM300  (the reflected comparison)
     ]  # fmt: skip
 
 
@@ -132,7 +135,7 @@ CALLS = {
     "index tensor": lambda x: x[torch.arange(x.shape[0]) % 2],
     "expand": lambda x: x[:1].expand(x.shape[0], -1, -1),
     "dim names": lambda x: torch.sum(input=x, dim=(0, 1), keepdim=True),
-    "axis": lambda x: torch.sum(x, axis=1, keepdims=True),
+    "axis": lambda x: torch.sum(x, axis=1, keepdims=True),  # type: ignore[call-overload]
     "several dims": lambda x: x.amax((0, -1)),
     "dtype": lambda x: x.sum(dtype=torch.float64),
     "softmax": lambda x: F.softmax(x, dim=-1),
@@ -189,8 +192,8 @@ def _in_no_grad(x):
 def test_calls(name):
     function, x = CALLS[name], torch.randn(4, 6, 4)
     traced = check(function, x)
-    if name not in ("scale", "chunk", "iteration", "len", "unbind", "tensor", "split", "broadcast_shapes"):
-        other = torch.randn(6, 6, 8) if name in ("view", "unpacked shape") else torch.randn(5, 6, 4)
+    if name not in ("iteration", "len"):  # which fix the first size
+        other = torch.randn(5, 6, 4)
         torch.testing.assert_close(results(traced, other), function(other))
 
 
@@ -265,7 +268,8 @@ def test_a_size_may_equal_a_product():
         return x.flatten() + y
 
     traced = check(f, torch.ones(3, 4), torch.ones(12))
-    assert shapes(traced) == ["f32[s0*s1]"] and list(bound(traced, torch.ones(2, 5), torch.ones(10)).sizes) == ["s0", "s1"]
+    assert shapes(traced) == ["f32[s0*s1]"]
+    assert bound(traced, torch.ones(2, 5), torch.ones(10)).sizes == {"s0": 2, "s1": 5}
     assert not serves(traced, torch.ones(2, 5), torch.ones(11))
 
 
@@ -296,7 +300,7 @@ def test_size_names():
     (lambda n, m: n != 0 and bool(n), (9, 3)),
     (lambda n, m: (n * m) // m == n, (9, 3)),
     (lambda n, m: (n * m) % n == 0, (9, 3)),
-    (lambda n, m: n == n and not n != n, (9, 3)),
+    (lambda n, m: n + m == m + n and (n != n) is False, (9, 3)),
     (lambda n, m: max(n, 1) == n, (9, 3)),
     (lambda n, m: n - n == 0, (9, 3)),
 ])  # fmt: skip
@@ -329,6 +333,8 @@ def test_what_can_be_proved_needs_no_condition(question, other):
     (lambda n, m: n & 1, (5, 8), (4, 9)),
     (lambda n, m: (n, m) == (4, 8), (5, 8), (4, 8)),
     (lambda n, m: min(n, 6) + 0 == n, (9, 8), (5, 9)),
+    (lambda n, m: float(np.sqrt(n)), (5, 8), (4, 9)),
+    (lambda n, m: int(np.prod((n, m))), (5, 8), (4, 8)),
     (lambda n, m: torch.sym_max(n, 6), (9, 8), (5, 9)),
     (lambda n, m: torch.Size((n, m)).numel(), (5, 8), (4, 8)),
 ])  # fmt: skip
@@ -358,8 +364,8 @@ def test_the_shape():
     def ask(x):
         shape = x.shape
         assert isinstance(shape, torch.Size) and isinstance(shape, tuple) and len(shape) == 2
-        assert type(shape[:1]) is Shape and shape[-1] is shape[1] and shape == x.size() and not shape != x.size()
-        assert (1, *shape) == (1,) + shape and shape + (1,) == (*shape, 1)
+        assert type(shape[:1]) is Shape and shape[-1] is shape[1] and shape == x.size() and (shape != x.size()) is False
+        assert (1,) + shape == (1, *shape) and shape + (1,) == (*shape, 1)  # noqa: RUF005
         assert repr(shape.numel()) == "s0*s1" and repr(shape) == "torch.Size([s0, s1])"
         n, m = shape
         assert (n, m) == shape and [*shape] == [n, m]
@@ -377,8 +383,8 @@ def test_sizes_agree_with_python(data):
     """Any expression over sizes gives what Python gives, now and for every call that the conditions let through."""
     leaf = st.sampled_from(["n", "m", "2", "3", "n", "m"])
     sign = st.sampled_from(["+", "-", "*", "//", "%", "<", "<=", "==", "!=", ">", ">="])
-    text = st.recursive(leaf, lambda inner: st.tuples(inner, sign, inner).map(lambda p: f"({p[0]} {p[1]} {p[2]})"), max_leaves=6)
-    expression = data.draw(text)
+    pair = lambda inner: st.tuples(inner, sign, inner).map(lambda p: f"({p[0]} {p[1]} {p[2]})")
+    expression = data.draw(st.recursive(leaf, pair, max_leaves=6))
     first, second = [data.draw(st.tuples(st.integers(2, 7), st.integers(2, 7))) for _ in range(2)]
     facts = Facts()
     n, m = (facts.size(facts.symbol(value) + 0) for value in first)
@@ -392,11 +398,7 @@ def test_sizes_agree_with_python(data):
     got = eval(expression, {"n": n, "m": m})
     assert facts.value(got.index if isinstance(got, Size) else int(got)) == wanted
     if all(eval(condition, {}, dict(names)) for condition in facts.conditions):
-        known = {s.name: facts.value(v) if isinstance(v, int) else v for s, v in facts.known.items()}
-        text = repr(got)
-        assert eval(text, {}, {**names, **{k: v for k, v in known.items() if isinstance(v, int)}}) == eval(
-            expression, {"n": second[0], "m": second[1]}
-        )
+        assert eval(repr(got), {}, names) == eval(expression, {"n": second[0], "m": second[1]})
 
 
 def test_views_with_sizes_that_divide_only_now():
@@ -421,7 +423,8 @@ def test_nested_arguments():
         return {"sum": sum(xs) * scale, "pair": pair.left - pair.right, "rest": [rest[0] + more["b"], options["k"][0]]}
 
     def args():
-        return [torch.randn(3), torch.randn(3)], {"k": (torch.randn(3), 2)}, Pair(torch.ones(3), torch.ones(3)), torch.ones(3)
+        pair = Pair(torch.ones(3), torch.ones(3))
+        return [torch.randn(3), torch.randn(3)], {"k": (torch.randn(3), 2)}, pair, torch.ones(3)
 
     a = args()
     traced = trace(f, a, {"scale": 2.0, "b": torch.ones(3)})
@@ -473,8 +476,9 @@ def test_numbers_are_computed_as_python_does():
 
 
 def test_a_number_that_changes_its_type_is_traced_anew():
-    traced = trace(lambda x, k: x * 2**k, (torch.ones(3, dtype=torch.int64), 2))
-    assert serves(traced, torch.ones(3, dtype=torch.int64), 3) and not serves(traced, torch.ones(3, dtype=torch.int64), -1)
+    x = torch.ones(3, dtype=torch.int64)
+    traced = trace(lambda x, k: x * 2**k, (x, 2))
+    assert serves(traced, x, 3) and not serves(traced, x, -1)
     divided = trace(lambda x, k: x * (1 / k), (torch.ones(3), 2))
     assert not serves(divided, torch.ones(3), 0)
     with pytest.raises(ZeroDivisionError):
@@ -500,6 +504,8 @@ def test_a_number_that_changes_its_type_is_traced_anew():
     (lambda x, k: x * k.bit_length(), 4, None, 5),
     (lambda x, k: x * abs(k), -4, 6, None),
     (lambda x, k: x * max(k, 2.0), 4.0, 6.0, 1.0),
+    (lambda x, k: x * float(np.sqrt(k)), 4.0, None, 1.0),
+    (lambda x, k: x * np.float32(0.5) * k, 4.0, 2.0, None),
 ])  # fmt: skip
 def test_what_depends_on_a_number(use, now, alike, other):
     x = torch.randn(2, 3, 4)
@@ -563,7 +569,8 @@ def test_a_module_as_an_argument():
 
 
 @pytest.mark.parametrize("change", [
-    lambda x: x.double(), lambda x: x.half(), lambda x: x.to("meta"), lambda x: x[0], lambda x: x.to_sparse(), lambda x: 3.0,
+    lambda x: x.double(), lambda x: x.half(), lambda x: x.to("meta"), lambda x: x[0], lambda x: x.to_sparse(),
+    lambda x: 3.0,
 ])  # fmt: skip
 def test_what_a_tensor_is_is_a_condition(change):
     x = torch.ones(3, 4)
@@ -838,6 +845,39 @@ def test_attributes_found_by_name_at_run_time():
         torch.testing.assert_close(results(traced, torch.ones(4)), f(torch.ones(4)))
 
 
+def test_tensors_as_keys():
+    keys = {SCALE: 2.0}
+    check(lambda x: x * keys[SCALE], torch.ones(4))
+
+
+def test_a_fused_module_inside_a_function(block):
+    """What @fuse makes of a module is an object of ours with the module as its `function`."""
+    inner = _fused_like(block)
+    x = torch.randn(3, 4)
+    traced = check(lambda x: inner(x) * 2, x)
+    block.eps = 0.125
+    assert not serves(traced, x)
+
+
+def _fused_like(module):
+    class Fused:
+        def __init__(self):
+            self.function = module
+            functools.update_wrapper(self, type(module).forward)
+
+        def __call__(self, *args):
+            return self.function(*args)
+
+    Fused.__module__ = "fusedsl.api"
+    return Fused()
+
+
+def test_libraries_are_not_followed():
+    """Tracing a function that calls into a large library must not read the library's code."""
+    function = trace(lambda x: x * np.prod(x.shape[:1]) * pytest.approx(1.0).expected, (torch.ones(3),))
+    assert serves(function, torch.ones(3))
+
+
 def test_the_shape_of_a_capture_is_symbolic():
     def f(x):
         return x + torch.arange(SCALE.shape[0]) + SCALE.sum()
@@ -872,7 +912,7 @@ def test_returned_inputs_are_themselves():
 
 
 VIEWS_OF_INPUTS = [
-    lambda x: x.T, lambda x: x.view(-1), lambda x: x[1:, ::2], lambda x: x[0], lambda x: x.unsqueeze(0).expand(3, -1, -1),
+    lambda x: x.T, lambda x: x.view(-1), lambda x: x[1:, ::2], lambda x: x[0], lambda x: x[None].expand(3, -1, -1),
     lambda x: x.permute(1, 0)[None], lambda x: x.chunk(2, -1)[1], lambda x: x.unbind(0)[1], lambda x: x.detach(),
     lambda x: x.contiguous(), lambda x: x.mT.contiguous(), lambda x: x.flatten(), lambda x: x.view(x.shape[1], -1),
     lambda x: x.squeeze(0), lambda x: x.to(torch.float32).T, lambda x: x.reshape(-1, 2), lambda x: x.view_as(x),
@@ -891,9 +931,9 @@ def test_returned_views_alias_as_in_eager(view, strided):
         return  # .view of what cannot be viewed
     got = results(traced, x)
     assert (got.stride(), got.shape, got.storage_offset()) == (wanted.stride(), wanted.shape, wanted.storage_offset())
-    assert (got.data_ptr() == wanted.data_ptr()) and torch.equal(got, wanted) or "contiguous" in repr(view) or strided
-    x += 1
     assert torch.equal(got, wanted)
+    x += 1
+    assert torch.equal(got, wanted), "one aliases the input and the other does not"
 
 
 def test_a_copy_is_a_copy():
@@ -924,12 +964,12 @@ def test_a_view_no_smaller_than_its_base_is_taken_of_it():
 
 def test_other_results():
     def f(x, eps, k):
-        return {"n": x.shape[0] * 2, "x": [x + 1, None, "text"], "eps": eps, "half": eps / 2, "k": x.sum(k), "kk": k, "b": 3 > 2}
+        return {"n": x.shape[0] * 2, "x": [x + k, None, "text"], "numbers": (eps, eps / 2, k, x.ndim > 1)}
 
     traced = trace(f, (torch.ones(2, 3), 0.5, 1))
     got = results(traced, torch.ones(5, 3), 0.25, 1)
-    assert (got["n"], got["x"][1:], got["eps"], got["half"], got["kk"], got["b"]) == (10, [None, "text"], 0.25, 0.125, 1, True)
-    assert type(got["n"]) is int and type(got["eps"]) is float
+    assert (got["n"], got["x"][1:], got["numbers"]) == (10, [None, "text"], (0.25, 0.125, 1, True))
+    assert type(got["n"]) is int and [type(n) for n in got["numbers"]] == [float, float, int, bool]
 
 
 def test_named_tuples_come_back():
@@ -954,9 +994,9 @@ def _in_place(x, y):
     h = x * 2
     h += y
     h.mul_(3).clamp_(min=0)
-    h[...].add  # a view that nobody keeps
+    h.view(-1)  # a view that nobody keeps
     h.masked_fill_(h > 4, 0.5)
-    g = torch.empty_like(h)
+    g = torch.zeros_like(h)
     g.copy_(y[:1])
     g.sub_(1)
     z = torch.zeros(x.shape[0], 1)
@@ -993,6 +1033,24 @@ def test_a_clone_may_change_while_its_source_lives():
 
 
 # ---- gradients ------------------------------------------------------------------------------------------------------
+
+
+def test_in_place_operations_pass_the_need_for_gradients_on():
+    w = nn.Parameter(torch.ones(3))
+
+    def added(x):
+        h = x * 2
+        h += w
+        return h
+
+    def copied(x):
+        h = x * 2
+        h.copy_(w)
+        return h
+
+    for function in (added, copied):
+        with pytest.raises(errors.NeedsGrad):
+            trace(function, (torch.ones(3),))
 
 
 def test_needs_grad():
@@ -1090,7 +1148,7 @@ def _autocast(x):
         return x + 1
 
 
-def _appends(x, found=None):
+def _appends(x, found):
     found.append(x * 2)
     return x
 
@@ -1121,6 +1179,7 @@ MISTAKES = {
     "dim": (lambda x: x.sum(5), errors.DimOutOfRange, r"\[-2, 1\]"),
     "size": (lambda x: x.size(3), errors.BadArgument, "dim"),
     "unknown function": (lambda x: torch.linalg.svd(x), errors.UnknownFunction, "svd"),
+    "empty": (lambda x: x + torch.empty(3), errors.UnknownFunction, "torch.zeros"),
     "random": (_fresh, errors.UnknownFunction, "randn"),
     "constant": (_big_constant, errors.UntraceableCapture, "outside"),
     "kept": (_kept, errors.InPlaceInput, "Return"),
@@ -1132,7 +1191,7 @@ MISTAKES = {
     "data_ptr": (lambda x: x.data_ptr(), errors.DataDependent, "outside"),
     "autocast": (_autocast, errors.UntraceableCapture, "autocast"),
     "requires_grad": (lambda x: (x * 2).requires_grad_(), errors.BadArgument, "requires_grad"),
-    "keyword": (lambda x: torch.exp(x * 2).sum(no_such=3), TypeError, "no_such"),
+    "keyword": (lambda x: torch.exp(x * 2).sum(no_such=3), TypeError, "no_such"),  # type: ignore[call-overload]
     "0-dim iteration": (lambda x: list(x.sum()), TypeError, "0-d"),
 }
 
@@ -1144,7 +1203,7 @@ def test_mistakes(name):
         trace(function, (torch.ones(2, 3),))
     if issubclass(kind, errors.FuseError):
         line = caught.value.line
-        assert line.file == __file__
+        assert line is not None and line.file == __file__
         first, last = function.__code__.co_firstlineno, max(n for *_, n in function.__code__.co_lines() if n)
         assert first <= line.number <= last
     assert not is_tracing()
@@ -1158,7 +1217,7 @@ def test_a_line_of_the_users_inside_a_module():
 
     with pytest.raises(errors.DataDependent) as caught:
         trace(nn.Sequential(nn.ReLU(), Bad()), (torch.ones(3),))
-    assert caught.value.line.text == "return y.item()"
+    assert caught.value.line is not None and caught.value.line.text == "return y.item()"
 
 
 def test_arguments_that_are_changed():
@@ -1220,6 +1279,13 @@ def test_printing_works(capsys):
     assert capsys.readouterr().out == "<h: f32[s0, s1]> torch.Size([s0, s1])\n"
 
 
+def test_errors_inside_operators_of_captured_tensors():
+    a, b = torch.ones(3, dtype=torch.complex64), torch.ones(3)
+    with pytest.raises(errors.UnknownDType, match="complex64") as caught:
+        trace(lambda x: x + b * a, (b,))
+    assert caught.value.line is not None and caught.value.line.file == __file__
+
+
 # ---- the tracer itself ----------------------------------------------------------------------------------------------
 
 
@@ -1267,19 +1333,23 @@ def test_tracing_twice_gives_the_same_graph():
     assert a.graph.outputs == b.graph.outputs and a.graph.inputs == b.graph.inputs
 
 
+def test_a_trace_keeps_no_argument_alive():
+    x = torch.ones(3)
+    gone = weakref.ref(x)
+    gc.disable()
+    try:
+        traced = trace(lambda x: x.T * 2 + SCALE[0], (x,))
+        del x
+        assert gone() is None and traced.graph.inputs
+    finally:
+        gc.enable()
+
+
 def test_random_state_and_modes_are_left_alone():
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         check(lambda x: x * 2 + torch.ones(3), torch.ones(3))
         assert torch.is_inference_mode_enabled()
-
-
-def test_every_op_has_a_torch_function():
-    """No op is out of reach for plain torch code, except those that only compositions use."""
-    from fusedsl.dispatch import _table
-
-    reached = {target.name for target in _table(len(OPS), len(fusedsl.ir.SPELLINGS)).values() if hasattr(target, "name")}
-    assert {"exp", "rsqrt", "sigmoid"} <= reached
 
 
 def test_binding_is_fast_and_so_is_tracing():

@@ -58,8 +58,8 @@ def fuse_vertically(
 class _Fuser:
     def __init__(self, graph: Graph, sizes: Mapping[str, int], machine: Machine, refused: Mapping[frozenset[Node], str]) -> None:
         self.graph, self.sizes, self.machine = graph, sizes, machine
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
         outputs = [o for o in dict.fromkeys(graph.outputs) if o not in graph.inputs and 0 not in o.shape]
+        self.order = {node: i for i, node in enumerate(topological(outputs))}
         self.stored = [n for n in self.order if n.op.reduction is not None and _is_work(n) or n in outputs]
         self.outputs = set(outputs)
         self.inputs = set(graph.inputs)
