@@ -53,10 +53,15 @@ def to_raw(value: Any, element: str) -> Any:
 
 def round_bf16(x: Any) -> Any:
     """float32 -> the nearest bf16, ties to even, as float32."""
+    if x.size > _MANY:
+        return torch.from_numpy(np.array(x)).to(torch.bfloat16).to(torch.float32).numpy()
     bits = x.view(np.uint32)
     up = ((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
     rounded = (bits + up) & np.uint32(0xFFFF0000)
     return np.where(x != x, np.uint32(0x7FC00000), rounded).view(np.float32)[()]
+
+
+_MANY = 1024  # from here on torch's one pass outweighs its fixed cost
 
 
 def _odd_f32(x: Any) -> Any:
@@ -240,6 +245,11 @@ erf = _through_torch(torch.erf)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def full(x: Any, shape: tuple[int, ...]) -> Any:
+    """`x` with its full extents."""
+    return x if x.shape == shape else np.broadcast_to(x, shape)
+
+
 def _along(x: Any, axis: int, size: int) -> np.ndarray:
     """`x` with its full extent along one axis."""
     return x if x.shape[axis] == size else np.broadcast_to(x, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
@@ -248,10 +258,10 @@ def _along(x: Any, axis: int, size: int) -> np.ndarray:
 def reshape(x: Any, source: tuple[int, ...], target: tuple[int, ...]) -> Any:
     if x.size == 1:
         return x.reshape((1,) * len(target))
-    return np.broadcast_to(x, source).reshape(target)
+    return full(x, source).reshape(target)
 
 
-def _half(x: np.ndarray, axis: int, part: slice) -> np.ndarray:
+def _half(x: np.ndarray, axis: int, part: slice | int) -> np.ndarray:
     return x[(slice(None),) * axis + (part,)]
 
 
@@ -312,7 +322,7 @@ def each(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
 
 def map_elementwise(function: Callable[..., Any], pack: int, shape: tuple[int, ...], *values: Any) -> tuple[Any, ...]:
     """tt.map_elementwise: `pack` neighbours of every operand at a time."""
-    packs = [np.broadcast_to(value, shape).reshape(-1, pack)[:, i] for value in values for i in range(pack)]
+    packs = [full(value, shape).reshape(-1, pack)[:, i] for value in values for i in range(pack)]
     results = each(function)(*packs)
     return tuple(np.stack(results[i : i + pack], -1).reshape(shape) for i in range(0, len(results), pack))
 
@@ -322,21 +332,21 @@ def split(x: Any) -> tuple[Any, Any]:
 
 
 def gather(x: Any, index: Any, axis: int, shape: tuple[int, ...], picked: tuple[int, ...]) -> Any:
-    return np.take_along_axis(np.broadcast_to(x, shape), np.broadcast_to(index, picked), axis)
+    return np.take_along_axis(full(x, shape), full(index, picked), axis)
 
 
 def histogram(x: Any, mask: Any, shape: tuple[int, ...], bins: int) -> Any:
     """Counts of 0 ... bins - 1; other values are dropped."""
-    x = np.broadcast_to(x, shape).reshape(-1)
+    x = full(x, shape).reshape(-1)
     kept = (x >= 0) & (x < bins)
     if mask is not None:
-        kept &= np.broadcast_to(mask, shape).reshape(-1)
+        kept &= full(mask, shape).reshape(-1)
     return np.bincount(x[kept], minlength=bins).astype(np.int32)
 
 
 def dot(a: Any, b: Any, c: Any, shapes: tuple, kinds: tuple[str, str, str], tf32: bool) -> Any:
     """a @ b + c: integers exactly, narrow floats in float32."""
-    a, b = (np.ascontiguousarray(np.broadcast_to(x, shape)) for x, shape in zip((a, b), shapes, strict=True))
+    a, b = (np.ascontiguousarray(full(x, shape)) for x, shape in zip((a, b), shapes, strict=True))
     if kinds[0].startswith("i"):
         product = np.matmul(a.astype(np.float64), b.astype(np.float64))  # exact: |sum| < 2**53
         return product.astype(np.int64).astype(c.dtype) + c
@@ -361,7 +371,7 @@ def dot_scaled(
 ) -> Any:
     """(a * its scales) @ (b * its scales) + c in float32. `scales`: (value, shape, type) of each operand, or None."""
     a, b = (
-        _scaled(np.broadcast_to(x, shape), form, scale, axis, packed)
+        _scaled(full(x, shape), form, scale, axis, packed)
         for x, shape, form, scale, axis, packed in zip((a, b), shapes, forms, scales, (-1, -2), k_packed, strict=True)
     )
     return np.matmul(a, b) + c

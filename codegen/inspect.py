@@ -197,7 +197,9 @@ def _amd_opcodes(amdgcn: str) -> list[str]:
 
 
 _AMD_WIDTHS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "byte": 8}
-_AMD_ACCESS = re.compile(rf"(?:global|buffer|flat)_(load|store)_(?:lds_)?[us]?({'|'.join(_AMD_WIDTHS)})(?:_d16(?:_hi)?)?")
+_AMD_ACCESS = re.compile(
+    rf"(?:global|buffer|flat)_(load|store)_(?:lds_)?[us]?({'|'.join(_AMD_WIDTHS)})(?:_d16)?(?:_hi)?"
+)
 
 
 def _amd_access(opcode: str) -> tuple[str, int] | None:

@@ -34,7 +34,7 @@ from triton._C.libtriton import interpreter as _native
 from triton.runtime.jit import JITFunction
 
 from . import hardware
-from .hardware import from_raw, raw_dtype, round_bf16, to_raw
+from .hardware import from_raw, full, raw_dtype, round_bf16, to_raw
 from .ttir import STRING, VALUE, Block, Function, Op, Type, parse, ttir_of
 
 __all__ = ["CannotInterpret", "OutOfBounds", "Traffic", "launch"]
@@ -311,31 +311,31 @@ def _storage(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-_FEW = 256  # below this many lanes Triton's scalar loop is faster than numpy's fixed costs
+_FEW = 1024  # up to here Triton's loop over the lanes is faster than numpy's fixed costs
 
 
-def _window(addresses: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
-    """The memory from the lowest address to the highest, and the lanes as indices into it; None if misaligned."""
-    low = int(addresses.min())
+def _window(addresses: np.ndarray, span: tuple[int, int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
+    """The memory that `span` covers, as an array, and the lanes as indices into it; None if they are misaligned."""
+    low, high = span
     offsets = addresses - low
-    if dtype.itemsize > 1 and (offsets & (dtype.itemsize - 1)).any():
+    if np.bitwise_or.reduce(offsets) & (dtype.itemsize - 1):
         return None
-    indices = offsets // dtype.itemsize
-    return np.asarray(_Window(low, int(indices.max()) + 1, dtype)), indices
+    indices = offsets >> (dtype.itemsize.bit_length() - 1)
+    return np.asarray(_Window(low, (high - low) // dtype.itemsize, dtype)), indices
 
 
-def _fetch(addresses: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if addresses.size > _FEW and (found := _window(addresses, dtype)):
+def _fetch(addresses: np.ndarray, span: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    if addresses.size > _FEW and (found := _window(addresses, span, dtype)):
         memory, indices = found
-        return memory[indices]
+        return memory.take(indices)
     mask, other = np.ones(addresses.shape, np.bool_), np.zeros(addresses.shape, dtype)
     return _native.load(_words(addresses), mask, other, dtype)
 
 
-def _put(addresses: np.ndarray, values: np.ndarray) -> None:
-    if addresses.size > _FEW and (found := _window(addresses, values.dtype)):
+def _put(addresses: np.ndarray, span: tuple[int, int], values: np.ndarray) -> None:
+    if addresses.size > _FEW and (found := _window(addresses, span, values.dtype)):
         memory, indices = found
-        memory[indices] = values
+        memory[indices] = values  # of lanes that share an address the last wins
     else:
         _native.store(_words(addresses), np.array(values), np.ones(addresses.shape, np.bool_))
 
@@ -364,34 +364,35 @@ class Memory:
         self._hooks = hooks
         self._storages = None if tensors is None else [_storage(tensor) for tensor in tensors]
 
-    def _before(self, kind: str, addresses: np.ndarray, size: int) -> None:
-        """Every access passes here, with its unmasked lanes, before it is made."""
+    def _before(self, kind: str, addresses: np.ndarray, size: int) -> tuple[int, int]:
+        """Every access passes here, with its unmasked lanes, before it is made. Gives the bytes it spans."""
         if self._hooks is not None:
             (self._hooks.load if kind == "load" else self._hooks.store)(addresses, size)
-        if self._storages is None or not addresses.size:
-            return
+        if not addresses.size:
+            return 0, 0
         low, high = int(addresses.min()), int(addresses.max()) + size
-        if any(start <= low and high <= stop for start, stop in self._storages):
-            return
+        if self._storages is None or any(start <= low and high <= stop for start, stop in self._storages):
+            return low, high
         inside = np.zeros(addresses.shape, np.bool_)
         for start, stop in self._storages:
             inside |= (addresses >= start) & (addresses <= stop - size)
         if not inside.all():
             raise OutOfBounds(f"{kind} outside every argument by {np.count_nonzero(~inside)} of {inside.size} lanes")
+        return low, high
 
     def _lanes(self, pointer: Any, mask: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
         """The addresses of the unmasked lanes, flat, and the mask, or None if all lanes are unmasked."""
-        addresses = np.broadcast_to(pointer, shape)
-        if mask is None or np.all(mask):
+        addresses = full(pointer, shape)
+        if mask is None or mask.all():
             return addresses.reshape(-1), None
-        mask = np.broadcast_to(mask, shape)
+        mask = full(mask, shape)
         return addresses[mask], mask
 
     def load(self, pointer: Any, mask: Any, other: Any, shape: tuple[int, ...], element: str) -> Any:
         dtype = raw_dtype(element)
         addresses, mask = self._lanes(pointer, mask, shape)
-        self._before("load", addresses, dtype.itemsize)
-        values = from_raw(_fetch(addresses, dtype), element)
+        span = self._before("load", addresses, dtype.itemsize)
+        values = from_raw(_fetch(addresses, span, dtype), element)
         if mask is None:
             return values.reshape(shape)[()]
         result = np.empty(shape, values.dtype)
@@ -401,16 +402,16 @@ class Memory:
 
     def store(self, pointer: Any, value: Any, mask: Any, shape: tuple[int, ...], element: str) -> None:
         addresses, mask = self._lanes(pointer, mask, shape)
-        if not addresses.size:
-            return
-        raw = np.broadcast_to(to_raw(value, element), shape)
-        self._before("store", addresses, raw.dtype.itemsize)
-        _put(addresses, raw.reshape(-1) if mask is None else raw[mask])
+        raw = full(to_raw(value, element), shape)
+        assert raw.dtype == raw_dtype(element), f"a store of {raw.dtype} to {element}"
+        span = self._before("store", addresses, raw.dtype.itemsize)
+        if addresses.size:
+            _put(addresses, span, raw.reshape(-1) if mask is None else raw[mask])
 
     def atomic_rmw(self, op: str, pointer: Any, value: Any, mask: Any, shape: tuple[int, ...], element: str) -> Any:
         """Read, combine, write, lane after lane; gives the old values (0 in masked lanes)."""
         addresses, mask = self._lanes(pointer, mask, shape)
-        values = np.broadcast_to(value, shape)
+        values = full(value, shape)
         values = values.reshape(-1) if mask is None else values[mask]
         old = np.zeros(shape, values.dtype)
         if addresses.size:
@@ -432,8 +433,9 @@ class Memory:
 
     @staticmethod
     def _bf16_add(address: np.ndarray, value: np.ndarray) -> np.ndarray:
-        old = from_raw(_fetch(address, np.dtype("u2")), "bf16")
-        _put(address, to_raw(round_bf16(old + value), "bf16"))
+        span = int(address[0]), int(address[0]) + 2
+        old = from_raw(_fetch(address, span, np.dtype("u2")), "bf16")
+        _put(address, span, to_raw(round_bf16(old + value), "bf16"))
         return old
 
     def atomic_cas(self, pointer: Any, compare: Any, value: Any, shape: tuple[int, ...], element: str) -> Any:
@@ -441,7 +443,7 @@ class Memory:
         self._before_atomic(addresses, element)
         dtype = raw_dtype(element)
         word = f"u{dtype.itemsize}"  # compared as bits, as hardware does
-        words = [np.array(np.broadcast_to(to_raw(x, element), shape)).reshape(-1).view(word) for x in (compare, value)]
+        words = [np.array(full(to_raw(x, element), shape)).reshape(-1).view(word) for x in (compare, value)]
         old = _native.atomic_cas(_words(addresses), *words, _native.MEM_SEMANTIC.RELAXED)
         return from_raw(old.view(dtype), element).reshape(shape)[()]
 
@@ -521,12 +523,12 @@ _OTHER_OPS = {
     # elementwise
     "arith.select": "np.where({0}, {1}, {2})[()]",
     "math.fma": "fma({0}, {1}, {2}, '{op.target}')",
-    "tt.addptr": "{0} + {1}.astype('i8') * {op.pointee_size}",
+    "tt.addptr": "{0} + np.multiply({1}, {op.pointee_size}, dtype='i8')",
     # shapes
     "tt.splat": "np.reshape({0}, {op.ones})", "tt.unsplat": "{0}.reshape(-1)[0]", "tt.broadcast": "{0}",
     "tt.expand_dims": "np.expand_dims({0}, {op.axis})", "tt.trans": "np.transpose({0}, ({op.order},))",
     "tt.reshape": "reshape({0}, {op.source_shape}, {op.shape})",
-    "tt.cat": "np.concatenate([np.broadcast_to(x, {op.source_shape}) for x in ({0}, {1})])",
+    "tt.cat": "np.concatenate([full({0}, {op.source_shape}), full({1}, {op.source_shape})])",
     "tt.join": "np.stack(np.broadcast_arrays({0}, {1}), -1)", "tt.split": "split({0})",
     "tt.make_range": "np.arange({op.start}, {op.end}, dtype=np.int32)",
     "tt.gather": "gather({0}, {1}, {op.axis}, {op.source_shape}, {op.shape})",
@@ -580,7 +582,7 @@ class _View:
     toward_zero = property(lambda self: self._op.attribute("rounding", "rtne") == "rtz")
     dimension = property(lambda self: "xyz".index(self._op.text.split()[0]))
     rmw = property(lambda self: self._op.text.split(",")[0].strip())
-    string = property(lambda self: STRING.search(self._op.text)[0])
+    string = property(lambda self: STRING.findall(self._op.text)[0])
     all = property(lambda self: ", ".join(self._operands))
     optional = property(lambda self: [*self._operands, "None", "None"])
     as_signed = property(
@@ -767,9 +769,9 @@ class _Translator:
             scales.append(f"({scale[0]}, {kind.extent}, '{kind.element}')" if kind else "None")
         forms = (op.attribute("lhs"), op.attribute("rhs"))
         packed = tuple(op.attribute(f"{side}_k_pack", "true") == "true" for side in ("lhs", "rhs"))
-        operands.append(_name(op.operands[-1]))
-        scales = ", ".join(scales)
-        self._line(f"{_name(op.results[0])} = dot_scaled({', '.join(operands)}, {shapes}, {forms}, ({scales}), {packed})")
+        a, b = operands
+        c, (p, q) = _name(op.operands[-1]), scales
+        self._line(f"{_name(op.results[0])} = dot_scaled({a}, {b}, {c}, {shapes}, {forms}, ({p}, {q}), {packed})")
 
     def _write_tt_extern_elementwise(self, op: Op) -> None:
         function = hardware.libdevice(op.attribute("symbol"), op.types[-1].element)

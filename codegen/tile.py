@@ -90,7 +90,8 @@ def _chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: in
         tiles[axis.tile] = min(share, max(16, padded(evaluate(axis.extent, sizes)))) if len(grid) > 1 else share
         room = max(1, room // tiles[axis.tile])
     for axis in rest:
-        tiles[axis.tile] = min(room, 64 * scale)
+        most = 64 if scale == 1 else padded(evaluate(axis.extent, sizes))  # interpreted, an empty lane costs time
+        tiles[axis.tile] = max(1, min(room, most))
         room = max(1, room // tiles[axis.tile])
 
 

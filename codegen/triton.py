@@ -39,9 +39,12 @@ class Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.depth = 0
+        self.noted = ""
 
     def line(self, text: str = "", note: str = "") -> None:
+        """A line, and a note on it if it is not the last one again."""
         text = "    " * self.depth + text
+        note, self.noted = ("" if note == self.noted else note), note or self.noted
         self.lines.append(f"{text.ljust(COLUMN)}  # {note}" if note else text.rstrip())
 
     @contextmanager

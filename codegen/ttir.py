@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from triton._C.libtriton import ir, passes
 from triton.backends.compiler import GPUTarget
@@ -78,7 +79,7 @@ def ttir_of(fn: JITFunction, signature: Mapping[str, str], constexprs: Mapping[s
     """
     source = ASTSource(fn, {name: signature.get(name, "constexpr") for name in fn.arg_names}, dict(constexprs))
     target = GPUTarget("cuda", 90, 32)
-    backend = make_backend(target)
+    backend: Any = make_backend(target)
     options = backend.parse_options({"debug": True, "sanitize_overflow": False, "enable_fp_fusion": True})
     options = dataclasses.replace(options, supported_fp8_dtypes=("fp8e4nv", "fp8e5", "fp8e4b8", "fp8e5b16"))
     context = ir.context()

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from tokenizers.decoders import DecodeStream
 
 from fusedsl import fuse
 
@@ -96,7 +97,7 @@ class Model:
     def __init__(self, file: GGUF, layers: int | None = None) -> None:
         self.sizes: Sizes = file.sizes
         self.embedding = file.tensor("token_embd")
-        self.layers: list[Layer] = [file.layer(at) for at in range(self.sizes.layers if layers is None else layers)]
+        self.layers: list[Layer] = [file.layer(at) for at in range(self.sizes.layers)[:layers]]
         self.last_norm = file.tensor("output_norm")
 
     def blank(self) -> list[Memory]:
@@ -223,11 +224,11 @@ def main(argv: Sequence[str] | None = None) -> float:
     if not options.no_generate:
         first = int(eager[-1].argmax())
         wanted = list(continuation(model, EAGER, eager_memory, first, options.tokens))
-        got = []
-        console.print(f"\n{options.prompt}", style="bold")
+        got, text = [], DecodeStream(skip_special_tokens=True)
+        console.print(f"\n{options.prompt}", style="bold", markup=False, highlight=False)
         for token in continuation(model, FUSED, fused_memory, int(fused[-1].argmax()), options.tokens):
             got.append(token)
-            console.print(tokenizer.decode([token]), end="", markup=False, highlight=False)
+            console.print(text.step(tokenizer, token) or "", end="", markup=False, highlight=False)
         console.print("\n")
         if got != wanted:
             raise SystemExit(f"eager says instead: {tokenizer.decode(wanted)}")

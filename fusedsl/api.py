@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,6 +16,18 @@ from .ir import Graph
 from .pipeline import optimise
 from .plan import Plan, Planner
 from .trace import Traced, is_tracing, trace
+
+_as_written: ContextVar[bool] = ContextVar("as_written", default=False)
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Within it fused functions run as they are written, op by op: what they are compared with."""
+    token = _as_written.set(True)
+    try:
+        yield
+    finally:
+        _as_written.reset(token)
 
 
 class Fused:
@@ -29,7 +43,7 @@ class Fused:
         functools.update_wrapper(self, function if not isinstance(function, torch.nn.Module) else type(function).forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if is_tracing():
+        if is_tracing() or _as_written.get():
             return self.function(*args, **kwargs)
         traced, planner, bound = self._entry(args, kwargs)
         device = _device(bound.values)

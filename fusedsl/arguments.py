@@ -43,7 +43,7 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     below: int = BELOW
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def _same_values(new: Sequence, old: Sequence) -> bool:
 
 
 def _same_float(new: float, old: float) -> bool:
-    return type(new) is float and (new == old or new != new) and math.copysign(1, new) == math.copysign(1, old)
+    same = new == old or (new != new and old != old)
+    return type(new) is float and same and math.copysign(1, new) == math.copysign(1, old)
 
 
 class Reader:
@@ -117,7 +118,10 @@ class Reader:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.constants: dict[str, Any] = {"_gone": _GONE, "_same_values": _same_values, "_same_float": _same_float}
+        self.about: dict[str, str] = {}  # line -> the user's name of what it is about
+        self.constants: dict[str, Any] = {
+            "torch": torch, "_gone": _GONE, "_same_values": _same_values, "_same_float": _same_float,
+        }  # fmt: skip
         self._names: dict[int, str] = {}
         self._locals = 0
 
@@ -151,6 +155,20 @@ class Reader:
         else:
             local = self.local(text)
             self.require(f"type({local}) is {self.constant(type(value))} and {local} == {self.constant(value)}")
+
+    def broken(self, **values: Any) -> str:
+        """What the first requirement is about that these values do not meet."""
+        scope = {**self.constants, **values}
+        for line in self.lines:
+            condition = line.removeprefix("if not (").removesuffix("): return None")
+            try:
+                if condition == line:
+                    exec(line, scope)
+                elif not eval(condition, scope):
+                    return self.about.get(line, condition)
+            except _GONE:
+                return self.about.get(line, line)
+        raise AssertionError("every requirement is met")
 
     def function(self, name: str, parameters: str, result: str) -> Callable:
         """The function written so far. It gives None where a requirement does not hold."""
@@ -226,6 +244,12 @@ class Watch:
 
     def watch(self, text: str, value: Any, name: str) -> None:
         """A value that the function can read at `text`."""
+        start = len(self.reader.lines)
+        self._watch(text, value, name)
+        for line in self.reader.lines[start:]:
+            self.reader.about.setdefault(line, name)
+
+    def _watch(self, text: str, value: Any, name: str) -> None:
         if isinstance(value, torch.Tensor):
             self._tensors.append(value)
             self.sources.setdefault(id(value), Source(text, name))

@@ -140,7 +140,7 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
             buffer, index, into, total = statement.buffer, statement.index, writes, stored
         else:
             continue
-        guards = statement.value.args if isinstance(statement, Assign) else ()
+        guards = statement.origin.args if isinstance(statement, Assign) else ()
         count = _lanes(buffer, index, guards, sizes)
         moving = frozenset(v for i in index for v in variables(i))
         total[buffer.name] = total.get(buffer.name, 0) + count * _repeats(kernel, moving, loops, tiles, sizes) * buffer.dtype.bytes

@@ -1,8 +1,8 @@
 """Integer algebra of sizes and indices: polynomials with integer coefficients over named quantities.
 
-A size is an `int` or a `Poly` over size symbols; an index is an `int` or a `Poly` over size symbols and axes. A `Poly` is
-interned and in normal form, so equal means identical, and a constant is always a plain `int`. What is not a polynomial
-(a floor division, a remainder, a value read from memory) stands in it as an opaque atom::
+A size is an `int` or a `Poly` over size symbols; an index is an `int` or a `Poly` over size symbols and axes. A `Poly`
+is interned and in normal form, so equal means identical, and a constant is always a plain `int`. What is not a
+polynomial (a floor division, a remainder, a value read from memory) stands in it as an opaque atom::
 
     n = Symbol("n")                      # a size known at run time, at least 2: sizes 0 and 1 are specialised away
     i = Variable("i", 4 * n)             # 0 <= i < 4n
@@ -234,9 +234,9 @@ def _from_terms(terms: Iterable[tuple[tuple[Atom, ...], int]]) -> Index:
 
 
 def _term_key(term: tuple[tuple[Atom, ...], int]) -> tuple:
-    # variables first, the constant last, as people write it
+    # variables first, the constant last, as people write it; the last atom of a product has the greatest key
     product, factor = term
-    return (not product, -max((a.key[0] for a in product), default=0), tuple(a.key for a in product), factor)
+    return (not product, -product[-1].key[0] if product else 0, tuple(a.key for a in product), factor)
 
 
 def _rejoin(terms: Terms) -> Terms:
@@ -437,6 +437,7 @@ def split(value: Index, divisor: Index) -> tuple[Index, Index]:
     return q, value - q * divisor
 
 
+@lru_cache(maxsize=65536)
 def floordiv(value: Index, divisor: Index) -> Index:
     """floor(value / divisor) for a positive divisor, simplified as far as ranges allow."""
     q, r = split(value, divisor)
@@ -450,6 +451,7 @@ def floordiv(value: Index, divisor: Index) -> Index:
     return q + poly(_quotient(Quotient, r, divisor))
 
 
+@lru_cache(maxsize=65536)
 def remainder(value: Index, divisor: Index) -> Index:
     """value mod divisor for a positive divisor, in [0, divisor), simplified as far as ranges allow."""
     _, r = split(value, divisor)

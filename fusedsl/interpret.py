@@ -154,5 +154,3 @@ class Machine:
         if isinstance(value, tuple):
             return tuple(map(self._attribute, value))
         return value
-
-

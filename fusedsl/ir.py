@@ -149,10 +149,11 @@ def rebuild(op: Op, args: Sequence[Node | None], attrs: Mapping[str, Any], type:
     return intern(op, args, attrs, type)
 
 
-def topological(outputs: Iterable[Node]) -> list[Node]:
-    """Every node that the outputs need, each after its arguments. Without recursion: graphs may be deep."""
+def topological(outputs: Iterable[Node], known: Iterable[Node] = ()) -> list[Node]:
+    """Every node that the outputs need, each after its arguments; not those that are known, nor what only they need.
+    Without recursion: graphs may be deep."""
     order: list[Node] = []
-    seen: set[Node] = set()
+    seen = set(known)
     stack: list[tuple[Node, Iterator[Node]]] = []
     for root in outputs:
         if root in seen:
@@ -210,14 +211,14 @@ def map_nodes(outputs: Iterable[Node], change: Callable[[Node], Node]) -> dict[N
     return done
 
 
-def substitute_sizes(graph: Graph, mapping: Mapping) -> Graph:
-    """The graph with size symbols replaced, in types and attributes."""
+def substitute_sizes(graph: Graph, mapping: Mapping, known: Iterable[Node] = ()) -> Graph:
+    """The graph with size symbols replaced, in types and attributes. known: nodes that are sure to stay as they are."""
     if not mapping:
         return graph
     done: dict[Node, Node] = {}
-    for node in topological((*graph.inputs, *graph.outputs)):
+    for node in topological((*graph.inputs, *graph.outputs), known):
         attrs = {k: _replace_sizes(v, mapping) for k, v in node.attrs}
-        args = tuple(a if a is None else done[a] for a in node.args)
+        args = tuple(a if a is None else done.get(a, a) for a in node.args)
         type = node.type.replace(dict(mapping))
         same = args == node.args and type == node.type and tuple(attrs.items()) == node.attrs
         done[node] = node if same else rebuild(node.op, args, attrs, type)
@@ -248,6 +249,10 @@ def dims_in(value: Any, rank: int, op: str) -> tuple[int, ...]:
         return tuple(range(rank))
     dims = [dim_in(d, rank, op) for d in (value if isinstance(value, (tuple, list, range)) else (value,))]
     return tuple(sorted(_once(dims, op))) if rank else ()
+
+
+def _given_dims(value: Any, rank: int, op: str) -> tuple[int, ...]:
+    return () if isinstance(value, (tuple, list)) and not value else dims_in(value, rank, op)
 
 
 def _dim_order(value: Any, rank: int, op: str) -> tuple[int, ...]:
@@ -297,6 +302,7 @@ def _maybe(rule: Callable[[Any, int, str], Any]) -> Callable[[Any, int, str], An
 Dim = Annotated[int, Rule(dim_in)]  # a dimension
 NewDim = Annotated[int, Rule(lambda v, rank, op: dim_in(v, rank + 1, op))]  # a place among rank + 1
 Dims = Annotated[typing.Any, Rule(dims_in)]  # one, several, or None for all
+GivenDims = Annotated[typing.Any, Rule(_given_dims)]  # the same, but no dim is none
 DimOrder = Annotated[typing.Any, Rule(_dim_order)]  # several, in the order given
 Sizes = Annotated[typing.Any, Rule(_sizes)]  # a list of sizes
 Size = Annotated[typing.Any, Rule(_int)]  # one size or index

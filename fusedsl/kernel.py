@@ -107,11 +107,12 @@ def _opaque(index: Index) -> int:
 
 @dataclass(frozen=True)
 class Assign:
-    """name = value; the value's arguments are constants and names."""
+    """name = value; the value's arguments are constants and names. origin: the expression before its parts had names."""
 
     name: str
     value: Expr
     axes: tuple[Variable, ...]
+    origin: Expr
     line: Line | None = None
 
 

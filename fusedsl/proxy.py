@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import BadArgument, DataDependent, UnknownFunction, UntraceableCapture
+from .inputs import Input
 from .ir import Node, Op
+from .nested import leaves_of
 from .sizes import Shape
 
 if TYPE_CHECKING:
@@ -32,17 +34,6 @@ class Step:
     function: Callable
     args: tuple
     kwargs: Mapping[str, Any]
-
-
-@dataclass(eq=False)
-class Input:
-    """An input of the graph. text: what reads it, in the function that reads a call."""
-
-    node: Node
-    name: str
-    text: str
-    tensor: torch.Tensor | None = None
-    is_argument: bool = False
 
 
 class Storage:
@@ -105,7 +96,8 @@ class Proxy(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         """Reached where the session's mode is not active: inside spellings, and after the trace."""
-        return _first_proxy((args, kwargs))._session.call(func, args, kwargs or {})
+        first = next(leaf for leaf in leaves_of((args, kwargs or {})) if isinstance(leaf, Proxy))
+        return first._session.call(func, args, kwargs or {})
 
     def __fused_apply__(self, op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What calling an op of ours does."""
@@ -132,7 +124,7 @@ class Proxy(torch.Tensor):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return self._session.device or torch.get_default_device()
+        return self._session.inputs.device or torch.get_default_device()
 
     @property
     def ndim(self) -> int:  # type: ignore[override]
@@ -255,11 +247,11 @@ class Proxy(torch.Tensor):
         return self
 
     def cpu(self, **kwargs: Any) -> Proxy:  # type: ignore[override]
-        self._session.same_device("cpu", torch.Tensor.cpu)
+        self._session.inputs.check_same("cpu", "Tensor.cpu")
         return self
 
     def cuda(self, device: Any = None, **kwargs: Any) -> Proxy:  # type: ignore[override]
-        self._session.same_device("cuda" if device is None else device, torch.Tensor.cuda)
+        self._session.inputs.check_same("cuda" if device is None else device, "Tensor.cuda")
         return self
 
     # ---- in place ----
@@ -276,21 +268,6 @@ class Proxy(torch.Tensor):
     def __setitem__(self, key: Any, value: Any) -> None:  # type: ignore[override]
         self._session.changeable(self, torch.Tensor.__setitem__)
         raise UnknownFunction(op="Tensor.__setitem__", hint="Build the value with torch.where or torch.cat.")
-
-
-def _first_proxy(value: Any) -> Proxy:
-    """A proxy somewhere among nested arguments."""
-    queue = [value]
-    for each in queue:  # the queue grows
-        if isinstance(each, Proxy):
-            return each
-        if isinstance(each, (list, tuple)):
-            queue.extend(each)
-        elif isinstance(each, dict):
-            queue.extend(each.values())
-        elif isinstance(each, slice):
-            queue.extend((each.start, each.stop, each.step))
-    raise AssertionError(f"no traced tensor in {value!r}")
 
 
 # ---- what it refuses, and what it always answers --------------------------------------------------------------------

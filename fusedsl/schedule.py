@@ -448,7 +448,7 @@ class Builder:
     def _assign(self, origin: Expr, value: Expr, scope: Scope) -> None:
         axes = self._ordered(value.free)
         name = self._name(origin)
-        scope.statements.append(Assign(name, value, axes, self._line(origin)))
+        scope.statements.append(Assign(name, value, axes, origin, self._line(origin)))
         scope.memo[origin] = make("ref", value.dtype, name=name, axes=axes)
 
     def _store(self, w: Write, scope: Scope) -> None:

@@ -44,7 +44,7 @@ class Facts:
         self.values: dict[str, int] = {}  # symbol -> its value in this call
         self.known: dict[Atom, Index] = {}  # symbol -> what stands for it
         self.conditions: dict[str, None] = {}  # in the order they were assumed
-        self.changed = False  # something became known that nodes made before do not show
+        self.news: list[Atom] = []  # symbols that nodes made before this may still show
         self._chosen: set[str] = set()  # symbols named by the user, which outlive others
 
     # ---- symbols ----
@@ -121,7 +121,7 @@ class Facts:
     def _learn(self, symbol: Atom, index: Index) -> None:
         self.known = {known: replace(value, {symbol: index}) for known, value in self.known.items()}
         self.known[symbol] = index
-        self.changed = True
+        self.news.append(symbol)
 
     def _solve(self, difference: Index) -> tuple[Symbol, Index] | None:
         """The symbol to give up, and what it equals, if the difference is 0."""

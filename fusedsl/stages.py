@@ -61,10 +61,11 @@ def _machine(stage: str, comment: str) -> Callable[[Call], str]:
 def _asm(kernel: Compiled, stage: str) -> str:
     if stage == "sass":
         return kernel.sass
-    if stage not in kernel.asm:
+    text = kernel.asm.get(stage)
+    if not isinstance(text, str):
         rule = f"one that {kernel.target} has: {', '.join(s for s in STAGES if s in kernel.asm)}, sass"
         raise BadOption(name="stage", rule=rule, got=repr(stage))
-    return kernel.asm[stage]
+    return text
 
 
 def needs(kernel: Compiled) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from .api import Fused, fuse
+from .api import Fused, as_written, fuse
+from .codegen.inspect import TARGETS
 from .codegen.interpreter import Traffic
 from .errors import Mismatch, NotOneLaunch, Spills, TooManyBytes, UnsupportedDevice
 from .interpret import interpret
 from .plan import Plan
-
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 Args = Sequence[Any]
 Kwargs = Mapping[str, Any] | None
@@ -48,7 +47,7 @@ def assert_traffic(f: Callable[..., Any], args: Args, at_most: float = 1.02, kwa
 
 
 def assert_no_spills(
-    f: Callable[..., Any], args: Args, targets: Sequence[str] = TARGETS, kwargs: Kwargs = None
+    f: Callable[..., Any], args: Args, targets: Iterable[str] = tuple(TARGETS), kwargs: Kwargs = None
 ) -> None:
     """No kernel keeps in memory what should be in registers, compiled for these GPUs, which need not be there. Raises
     Spills, naming the kernels."""
@@ -131,7 +130,7 @@ def reference(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> list[
     fused, kwargs = _fused(f), kwargs or {}
     with torch.no_grad():
         try:
-            with Widened():
+            with Widened(), as_written():
                 return tree_flatten(fused.function(*widened(tuple(args)), **widened(dict(kwargs))))[0]
         except Exception:
             traced, _, bound = fused._entry(tuple(args), kwargs)
@@ -175,7 +174,8 @@ def compare(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> list[Co
     number or structure."""
     fused = _fused(f)
     with torch.no_grad():
-        theirs, wanted = tree_flatten(fused.function(*args, **(kwargs or {})))
+        with as_written():
+            theirs, wanted = tree_flatten(fused.function(*args, **(kwargs or {})))
         ours, got = tree_flatten(fused(*args, **(kwargs or {})))
     name = _name(fused)
     if got != wanted:

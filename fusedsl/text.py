@@ -46,7 +46,9 @@ from .ir import (
 from .types import DType, Type, dtype
 
 if TYPE_CHECKING:
-    from lark import Lark, Token, Tree
+    from lark import Lark, Token
+
+Tree = Any  # lark's own class, whose types say nothing of what a branch is
 
 _WORDS = {"None": None, "True": True, "False": False}
 _FLOATS = {"inf": math.inf, "nan": math.nan}
@@ -70,7 +72,7 @@ def show(graph: Graph, lines: bool = True) -> str:
 
 def node_names(graph: Graph) -> dict[Node, str]:
     """A name of its own for each node of a graph that stands on a line of its own: the users' where there is one, with
-    a number at the end where several have it, else %1, %2 ... """
+    a number at the end where several have it, else %1, %2 ..."""
     taken, names = set(_RESERVED), {}
     for node in graph.inputs:
         names[node] = _unique(node["name"], taken)
@@ -299,7 +301,8 @@ def _attributes(op: Op, place: Token, operands: list[Node | None], trees: list[T
 def _node(op: Op, place: Token, operands: list[Node | None], attrs: Mapping[str, Any], wanted: Type | None) -> Node:
     what = f"a call of {op.name}"
     if not op.variadic and len(operands) != len(op.operands):
-        _fail(place, what, f"{len(operands)} operands", f"It takes {', '.join(op.operands) or 'none'}; None for one left out.")
+        hint = f"It takes {', '.join(op.operands) or 'none'}; write None for one left out."
+        _fail(place, what, f"{len(operands)} operands", hint)
     if wanted is None and op.type is None and op.expand is None:
         _fail(place, what, "no type", "No operand tells it: write `: type` behind.")
     try:

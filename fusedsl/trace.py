@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,74 +17,13 @@ from torch.utils import _pytree as pytree
 
 from . import types
 from .capture import Reader, is_constant
-from .errors import FuseError, InPlaceInput, NeedsGrad, line_of, user_line
-from .index import Index, Poly, evaluate, is_less
-from .ir import OPS, Graph, Node, applying, build
-from .numbers import Number, number
-from .proxy import Input, Proxy, Step
-from .session import Mode, Session, current, map_leaves
-from .sizes import Size
-
-# ---- results --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Bound:
-    """One call's inputs, in the order of graph.inputs, and what its size symbols are."""
-
-    values: list[Any]
-    sizes: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Views taken one after the other, to be taken of a real tensor."""
-
-    steps: tuple[Step, ...]
-
-    def __call__(self, tensor: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
-        def number(value: Any) -> Any:
-            return evaluate(value, sizes) if isinstance(value, Poly) else value
-
-        for step in self.steps:
-            tensor = step.function(tensor, *map_leaves(step.args, number), **map_leaves(step.kwargs, number))
-        return tensor
-
-
-@dataclass(frozen=True)
-class Results:
-    """How a call's results are made. One leaf for each, in the order of the spec:
-
-    ("node", k)                  output k of the graph
-    ("output_view", k, replay)   a view of output k, which is returned too or shared by other views
-    ("input", k)                 the tensor passed as input k, itself
-    ("view", k, replay)          a view of it
-    ("number", k)                the number passed as input k
-    ("size", size)               a size
-    ("value", value)             anything else
-    """
-
-    spec: pytree.TreeSpec
-    leaves: tuple[tuple, ...]
-
-    def build(self, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
-        """The results, given the graph's outputs."""
-        made = [self._leaf(leaf, bound, outputs) for leaf in self.leaves]
-        if self.spec.is_leaf():
-            return made[0]
-        return tuple(made) if self._is_tuple else pytree.tree_unflatten(made, self.spec)
-
-    @cached_property
-    def _is_tuple(self) -> bool:
-        return self.spec.type is tuple and all(child.is_leaf() for child in self.spec.children())
-
-    def _leaf(self, leaf: tuple, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
-        kind, what, *rest = leaf
-        if kind in ("node", "output_view"):
-            return rest[0](outputs[what], bound.sizes) if rest else outputs[what]
-        if kind in ("input", "view", "number"):
-            return rest[0](bound.values[what], bound.sizes) if rest else bound.values[what]
-        return evaluate(what, bound.sizes) if kind == "size" else what
+from .errors import FuseError, InPlaceInput, UntraceableCapture, line_of, user_line
+from .inputs import Input, identifier
+from .ir import Graph, Node, applying
+from .numbers import number
+from .proxy import Proxy
+from .results import Bound, Ends, Results, placed
+from .session import Mode, Session, current
 
 
 @dataclass(frozen=True)
@@ -121,10 +59,21 @@ def trace(
 
     size_names: ("x", 0) -> "B" names a size of an argument; sizes of one name are one size.
     Raises FuseError, with the user's line, where the function does what a fused function cannot."""
-    name = _name(function)
-    session = Session(name)
+    kwargs, size_names = kwargs or {}, size_names or {}
+    session, traced = _run(function, args, kwargs, size_names)
+    if traced.bind(args, kwargs) is None:  # the run may have made what it reads: a cache, a flag
+        session, traced = _run(function, args, kwargs, size_names)
+    if traced.bind(args, kwargs) is None:
+        name = session.reader.broken(args=args, kwargs=kwargs)
+        what, hint = "the function changes what it reads", "Pass it as an argument, and return the new value."
+        raise UntraceableCapture(name=name, what=what, hint=hint, line=user_line())
+    return traced
+
+
+def _run(function: Callable, args: Sequence, kwargs: Mapping, size_names: Mapping) -> tuple[Session, Traced]:
+    session = Session(_name(function))
     try:
-        return _trace(session, function, args, kwargs or {}, size_names or {})
+        return session, _trace(session, function, args, kwargs, size_names)
     except FuseError as error:
         error.at(line_of(error) or user_line())
         raise
@@ -149,7 +98,6 @@ def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping
     call.apply_defaults()
     reader.require(f"torch.get_default_dtype() is {reader.constant(torch.get_default_dtype())}")
     reader.require("not torch._C._is_any_autocast_enabled()")
-    reader.constants["torch"] = torch
     arguments = Arguments(session, size_names)
     call.arguments.update(arguments.read(signature, call.arguments, function))
     session.watch.root(function)
@@ -193,12 +141,12 @@ class Arguments:
         """One argument, or a part of one, that is read at `text`."""
         reader, kind = self.reader, type(value)
         if isinstance(value, torch.Tensor):
-            proxy = self.session.add_tensor(value, text, name, self.size_names.get(name))
-            self.session.inputs[-1].is_argument = True
+            proxy = self.session.add_tensor(value, text, name, self.size_names.get(identifier(name)))
+            self.session.inputs.all[-1].is_argument = True
             return proxy
         if kind in (int, float):
             reader.require(f"type({text}) is {reader.constant(kind)}")
-            self.session.number_names[text] = name
+            self.session.inputs.number_names[text] = name
             return number(self.session.facts, text, value)
         if is_constant(value):
             reader.same(text, value)
@@ -304,15 +252,15 @@ def _finish(session: Session, result: Any) -> Traced:
     session.settle()
     ends.refuse_grad()
     outputs = ends.nodes()
-    used = _used(outputs) | {each.node for each in session.inputs if each.is_argument or each in ends.inputs}
-    inputs = [each for each in session.inputs if each.node in used]
+    used = _used(outputs) | {each.node for each in session.inputs.all if each.is_argument or each in ends.inputs}
+    inputs = [each for each in session.inputs.all if each.node in used]
     places = {id(each): at for at, each in enumerate(inputs)}
-    results = Results(spec, tuple(_placed(session, leaf, places) for leaf in found))
+    results = Results(spec, tuple(placed(session, leaf, places) for leaf in found))
     kept = _used(outputs) | set(used)
     names = {node: name for node, name in session.notes.names.items() if node in kept}
     lines = {node: line for node, line in session.notes.lines.items() if node in kept}
     graph = Graph(tuple(each.node for each in inputs), outputs, session.name, names, lines)
-    return Traced(graph, results, _binder(session, inputs), session.device or torch.get_default_device())
+    return Traced(graph, results, _binder(session, inputs), session.inputs.device or torch.get_default_device())
 
 
 def _real(session: Session, leaf: Any) -> Any:
@@ -323,106 +271,13 @@ def _used(outputs: Sequence[Node]) -> set[Node]:
     return set(Graph((), tuple(outputs)).nodes)
 
 
-def _placed(session: Session, leaf: tuple, places: Mapping[int, int]) -> tuple:
-    """A leaf with inputs as places among the graph's, and sizes in terms of the symbols that are left."""
-    kind, what, *rest = leaf
-    if isinstance(what, Input):
-        what = places[id(what)]
-    elif kind == "size":
-        what = session.facts.resolve(what)
-    return kind, what, *(Replay(tuple(_resolved(session, step) for step in replay.steps)) for replay in rest)
-
-
-def _resolved(session: Session, step: Step) -> Step:
-    def resolve(value: Any) -> Any:
-        return session.facts.resolve(value) if isinstance(value, Poly) else value
-
-    return Step(step.function, map_leaves(step.args, resolve), map_leaves(step.kwargs, resolve))
-
-
-class Ends:
-    """Sorts out what the function returned: which values are outputs of the graph, and which are views of others."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.outputs: list[Any] = []  # values and storages, which hold the nodes
-        self.inputs: list[Input] = []
-        self._grads: list[Proxy] = []
-        self._places: dict[int, int] = {}
-
-    def leaves(self, leaves: Sequence[Any]) -> list[tuple]:
-        shared: dict[int, set[int]] = {}
-        for leaf in leaves:
-            if type(leaf) is Proxy:
-                shared.setdefault(id(leaf._fused.storage), set()).add(id(leaf))
-        return [self._leaf(leaf, shared) for leaf in leaves]
-
-    def _leaf(self, leaf: Any, shared: Mapping[int, set[int]]) -> tuple:
-        if type(leaf) is Proxy:
-            source = leaf._fused.storage.source
-            if source is not None:
-                return self._input("view" if leaf._fused.steps else "input", source, *_replays(leaf))
-            return self._output(leaf, len(shared[id(leaf._fused.storage)]) > 1)
-        if type(leaf) is Size:
-            return ("value", leaf.index) if isinstance(leaf.index, int) else ("size", leaf.index)
-        if isinstance(leaf, Number):
-            if leaf.is_fixed:
-                return ("value", leaf.value)
-            return self._input("number", self.session.number_input(leaf))
-        return ("value", leaf)
-
-    def _input(self, kind: str, source: Input, *replay: Replay) -> tuple:
-        self.inputs.append(source)
-        return (kind, source, *replay)
-
-    def _output(self, proxy: Proxy, is_shared: bool) -> tuple:
-        """A view is computed itself where it is the only result with its memory and smaller than the whole."""
-        self._grads.append(proxy)
-        value = proxy._fused
-        if not is_shared and (not value.steps or is_less(_size(value.node), _size(value.storage.node))):
-            return ("node", self._place(value))
-        at = self._place(value.storage)
-        return ("output_view", at, *_replays(proxy)) if value.steps else ("node", at)
-
-    def _place(self, holder: Any) -> int:
-        at = self._places.get(id(holder))
-        if at is None:
-            at = self._places[id(holder)] = len(self.outputs)
-            self.outputs.append(holder)
-        return at
-
-    def nodes(self) -> tuple[Node, ...]:
-        """The graph's outputs: two tensors that happen to be equal are two."""
-        found: list[Node] = []
-        for holder in self.outputs:
-            node = holder.node
-            while node in found:
-                node = build(OPS["clone"], (node,), {})
-            found.append(node)
-        return tuple(found)
-
-    def refuse_grad(self) -> None:
-        """Raises NeedsGrad where autograd would have recorded an output."""
-        if any(proxy._fused.grad for proxy in self._grads):
-            known = [each for each in self.session.inputs if each.tensor is not None and each.tensor.requires_grad]
-            raise NeedsGrad(name=known[0].name)
-
-
-def _size(node: Node) -> Index:
-    return node.type.size
-
-
-def _replays(proxy: Proxy) -> tuple[Replay, ...]:
-    return (Replay(proxy._fused.steps),) if proxy._fused.steps else ()
-
-
 # ---- the function that reads a call ---------------------------------------------------------------------------------
 
 
 def _binder(session: Session, inputs: Sequence[Input]) -> Callable[[Sequence[Any], Mapping[str, Any]], Bound | None]:
     """Compiles everything that was written about later calls."""
     reader = session.reader
-    for text in session.watch.unread(each.tensor for each in session.inputs):
+    for text in session.watch.unread(each.tensor for each in session.inputs.all):
         reader.require(f"isinstance({text}, {reader.constant(torch.Tensor)})")
     _require_same_grad(reader, [each for each in inputs if each.tensor is not None])
     for condition in session.facts.conditions:

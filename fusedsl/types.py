@@ -1,4 +1,4 @@
-"""Element types of any bit width, shapes with symbolic sizes, and how they combine: promotion and broadcasting as torch.
+"""Element types of any bit width, shapes with symbolic sizes, and how they combine: as torch promotes and broadcasts.
 
 `f16`, `bf16`, `i8`, `bool` ... are values of `DType`; `dtype("u3")` makes one of any width up to 64 bits.
 """
@@ -9,7 +9,7 @@ import contextvars
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import torch
 
@@ -85,10 +85,11 @@ class DType:
         if self is other:
             return True
         if self.is_float:
-            mine, theirs = _significand(self), _significand(other) if other.is_float else other.bits - (other.kind == "i")
+            digits, exponent = _SIGNIFICAND[self.name]
             if other.is_float:
-                return mine[0] >= theirs[0] and mine[1] >= theirs[1]  # type: ignore[index]
-            return mine[0] >= theirs and mine[1] >= 8  # type: ignore[operator]
+                theirs = _SIGNIFICAND[other.name]
+                return digits >= theirs[0] and exponent >= theirs[1]
+            return digits >= other.bits - (other.kind == "i") and exponent >= 8
         if other.is_float or self.is_bool:
             return False
         if other.is_bool:
@@ -101,15 +102,12 @@ class DType:
         return self.name
 
 
-def _significand(dt: DType) -> tuple[int, int]:
-    """(bits of the significand with the hidden one, bits of the exponent)"""
-    return {"f64": (53, 11), "f32": (24, 8), "bf16": (8, 8), "f16": (11, 5), "f8e4m3": (4, 4), "f8e5m2": (3, 5)}[dt.name]
-
-
+# bits of the significand with the hidden one, bits of the exponent
+_SIGNIFICAND = {"f64": (53, 11), "f32": (24, 8), "bf16": (8, 8), "f16": (11, 5), "f8e4m3": (4, 4), "f8e5m2": (3, 5)}
 _FLOATS = {"f64": 64, "f32": 32, "bf16": 16, "f16": 16, "f8e4m3": 8, "f8e5m2": 8}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _named(name: str) -> DType:
     if name in _FLOATS:
         return DType(name, _FLOATS[name], "f")

@@ -32,9 +32,8 @@ def named(name: str) -> Op:
 
 def description(op: Op) -> str:
     """Everything about an op: how it is called, what it computes, how it is lowered, and its declaration."""
-    parts = [f"{op.name}{_signature(op)}", _indented(op.doc), f"kind: {op.kind}"]
-    parts += [f"{what}: {text}" for what, text in _lowering(op)]
-    parts.append(_declaration(op))
+    declared = f"declared in {op.reference.__module__}:\n\n{_indented(_code(op.reference))}"
+    parts = [f"{op.name}{_signature(op)}", _indented(op.doc), f"kind: {op.kind}", *_lowering(op), declared]
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,26 +47,22 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
 
 
-def _lowering(op: Op) -> Iterator[tuple[str, str]]:
+def _lowering(op: Op) -> Iterator[str]:
     if spelled := [name for name in (*op.torch, *SPELLINGS) if name.rpartition(".")[2] == op.name or name in op.torch]:
-        yield "torch", ", ".join(dict.fromkeys(spelled))
+        yield f"torch: {', '.join(dict.fromkeys(spelled))}"
     if op.kind in ("elementwise", "reduce"):
-        yield "test inputs", f"from {op.domain}"
+        yield f"test inputs: from {op.domain}"
     if isinstance(op.triton, str):
-        yield "Triton", op.triton.format(*op.operands)
+        yield f"Triton: {op.triton.format(*op.operands)}"
     elif op.triton is not None:
-        yield "Triton", f"made by\n\n{_indented(_code(op.triton))}"
+        yield f"Triton: made by\n\n{_indented(_code(op.triton))}"
     if op.reduction is not None:
         combined = op.reduction.combine.format("a", "b")
-        yield "Triton", f"{combined}; of a tile {op.reduction.tile.format(op.operands[0], axis='axis')}"
-        yield "identity", f"{op.reduction.identity(f32)} in f32"
+        yield f"Triton: {combined}; of a tile {op.reduction.tile.format(op.operands[0], axis='axis')}"
+        yield f"identity: {op.reduction.identity(f32)} in f32"
     if op.expand is not None:
         example = expansion(op)
-        yield "stands for", f"\n\n{_indented(show(example))}".rstrip() if example else "what its arguments say"
-
-
-def _declaration(op: Op) -> str:
-    return f"declared in {op.reference.__module__}:\n\n{_indented(_code(op.reference))}"
+        yield f"stands for:\n\n{_indented(show(example))}" if example else "stands for what its arguments say"
 
 
 def _code(function: Callable[..., Any]) -> str:

@@ -152,7 +152,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _same(softmax, (4096, 512), (16, 512), 1, "softmax_512"),
     _same(softmax, (4096, 4096), (6, 4096), 1, "softmax_4096"),
     _same(softmax, (4, 131072), (2, 131072), 1, "softmax_131072"),
-    _same(softmax_first, (8192, 512), (3000, 64), 1),
+    _same(softmax_first, (8192, 512), (1500, 256), 1),
     Workload(
         "cross_entropy", cross_entropy, (Tensor((4096, 32000)), Tensor((4096,), 32000)), (Tensor((3, 32000)), Tensor((3,), 32000))
     ),

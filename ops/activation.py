@@ -61,23 +61,22 @@ def leaky_relu(x: torch.Tensor, negative_slope: Number = 0.01):
     return F.leaky_relu(x, negative_slope)
 
 
-def _elu(x: Node, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Node:
-    return where(x > 0, x * scale, expm1(x * input_scale) * (alpha * scale))
-
-
-@declare(expand=rounded_once(_elu))
+@declare(expand=rounded_once(lambda x, alpha: where(x > 0, x, alpha * expm1(x))))
 def elu(x: torch.Tensor, alpha: Number = 1.0):
     """x where x > 0, else alpha (e^x - 1)"""
     return F.elu(x, alpha)
 
 
-@declare(expand=rounded_once(lambda x, alpha: _elu(x, alpha, input_scale=1 / alpha)))
+@declare(expand=rounded_once(lambda x, alpha: where(x > 0, x, alpha * expm1(x * (1 / alpha)))))
 def celu(x: torch.Tensor, alpha: Number = 1.0):
     """x where x > 0, else alpha (e^(x / alpha) - 1)"""
     return F.celu(x, alpha)
 
 
-@declare(expand=rounded_once(lambda x: _elu(x, alpha=1.6732632423543772848, scale=1.0507009873554804934)))
+_SELU, _SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+
+
+@declare(expand=rounded_once(lambda x: where(x > 0, _SELU * x, (_SELU * _SELU_ALPHA) * expm1(x))))
 def selu(x: torch.Tensor):
     """1.0507 x where x > 0, else 1.0507 * 1.6733 (e^x - 1)"""
     return F.selu(x)

@@ -11,7 +11,7 @@ from fusedsl.ir import Node, declare
 from .helpers import by_kind
 from .rules import chosen, comparison, integers, integral, logical, same, test
 
-# ---- comparisons: nodes are compared by identity with ==, so eq and ne are no operators on them -----------------------
+# ---- comparisons: == on nodes says whether they are one node, so eq and ne are no operators of theirs ----------------
 
 
 @declare(type=comparison, triton="{0} < {1}", operator="__lt__", torch=("torch.less", "Tensor.less"))

@@ -15,7 +15,7 @@ from fusedsl.types import dtype as dtype_of
 
 from .compare import clamp, eq, isnan, maximum, minimum, where
 from .convert import float_of, limits, narrow, torch_dtype, wide
-from .helpers import by_kind
+from .helpers import by_kind, on_tensors
 from .rules import common, floating, floats, numeric, same
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def div(x: torch.Tensor, other: torch.Tensor):
     return torch.div(x, other)
 
 
-@declare(type=numeric, triton=by_kind("_floor_quotient({0}, {1})", "_floor_divide({0}, {1})"),
+@declare(type=numeric, triton=by_kind(on_tensors("_floor_quotient({0}, {1})"), "_floor_divide({0}, {1})"),
          operator="__floordiv__", domain=((-40, 40), (1, 9)))  # fmt: skip
 def floor_divide(x: torch.Tensor, other: torch.Tensor):
     """floor(x / other)"""
@@ -59,14 +59,14 @@ def trunc_divide(x: torch.Tensor, other: torch.Tensor):
     return torch.div(x, other, rounding_mode="trunc")
 
 
-@declare(type=numeric, triton=by_kind("_float_remainder({0}, {1})", "_floor_remainder({0}, {1})"),
+@declare(type=numeric, triton=by_kind(on_tensors("_float_remainder({0}, {1})"), "_floor_remainder({0}, {1})"),
          operator="__mod__", domain=((-40, 40), (1, 9)))  # fmt: skip
 def remainder(x: torch.Tensor, other: torch.Tensor):
     """x - other * floor(x / other), with the sign of other"""
     return torch.remainder(x, other)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.fmod({0}, {1})", "_trunc_remainder({0}, {1})"),
+@declare(type=numeric, triton=by_kind(on_tensors("libdevice.fmod({0}, {1})"), "_trunc_remainder({0}, {1})"),
          domain=((-40, 40), (1, 9)))  # fmt: skip
 def fmod(x: torch.Tensor, other: torch.Tensor):
     """x - other * trunc(x / other), with the sign of x"""
@@ -126,16 +126,18 @@ def _scaled(product: Callable[[Node, Node], Node]) -> Callable[..., Node]:
 @declare(expand=_scaled(lambda a, b: a * b))
 def addcmul(x: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, value: torch.Tensor = 1):  # type: ignore[assignment]
     """x + value * tensor1 * tensor2"""
-    return torch.addcmul(x, tensor1, tensor2, value=value)
+    return torch.addcmul(x, tensor1, tensor2, value=value)  # type: ignore[arg-type]
 
 
 @declare(expand=_scaled(lambda a, b: a / b), domain=((-4, 4), (-4, 4), (1, 4), (-4, 4)))
 def addcdiv(x: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, value: torch.Tensor = 1):  # type: ignore[assignment]
     """x + value * tensor1 / tensor2"""
-    return torch.addcdiv(x, tensor1, tensor2, value=value)
+    return torch.addcdiv(x, tensor1, tensor2, value=value)  # type: ignore[arg-type]
 
 
 def _lerp(x: Node, end: Node, weight: Node) -> Node:
+    """From the nearer end, so that both ends are met exactly."""
+
     def formula(x: Node, end: Node, weight: Node) -> Node:
         return where(abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1 - weight))
 
@@ -163,7 +165,8 @@ def rsqrt(x: torch.Tensor):
     return torch.rsqrt(x)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.pow({0}, {1})", "_integer_power({0}, {1})"), domain=((0.1, 4), (-4, 4)))
+@declare(type=numeric, triton=by_kind(on_tensors("libdevice.pow({0}, {1})"), "_integer_power({0}, {1})"),
+         domain=((0.1, 4), (-4, 4)))  # fmt: skip
 def power(x: torch.Tensor, exponent: torch.Tensor):
     """x ** exponent, for exponents that are data"""
     return torch.pow(x, exponent)
@@ -218,7 +221,7 @@ def float_power(x: torch.Tensor, exponent: torch.Tensor):
     return torch.float_power(x, exponent)
 
 
-@declare(type=floating, triton="libdevice.hypot({0}, {1})")
+@declare(type=floating, triton=on_tensors("libdevice.hypot({0}, {1})"))
 def hypot(x: torch.Tensor, other: torch.Tensor):
     """sqrt(x^2 + other^2), without overflow on the way"""
     return torch.hypot(x, other)
@@ -269,7 +272,23 @@ def log1p(x: torch.Tensor):
     return torch.log1p(x)
 
 
-@declare(type=floating, triton="tl.where(({0} == 0) & ({1} == {1}), 0.0, {0} * tl.log({1}))", domain=((-4, 4), (0, 4)))
+def _logaddexp(x: Node, other: Node) -> Node:
+    def formula(x: Node, other: Node) -> Node:
+        top = maximum(x, other)
+        gap = where(eq(x, other), 0.0, abs(x - other))  # inf - inf
+        return top + log1p(exp(-gap))
+
+    return _fused(x, other, formula=formula)
+
+
+@declare(expand=_logaddexp)
+def logaddexp(x: torch.Tensor, other: torch.Tensor):
+    """ln(e^x + e^other), without overflow"""
+    return torch.logaddexp(x, other)
+
+
+@declare(type=floating, domain=((-4, 4), (0, 4)),
+         triton=on_tensors("tl.where(({0} == 0) & ({1} == {1}), 0.0, {0} * tl.log({1}))"))  # fmt: skip
 def xlogy(x: torch.Tensor, other: torch.Tensor):
     """x ln(other), 0 where x is 0"""
     return torch.xlogy(x, other)
@@ -334,7 +353,7 @@ def atan(x: torch.Tensor):
     return torch.atan(x)
 
 
-@declare(type=floating, triton="libdevice.atan2({0}, {1})", torch=("torch.arctan2", "Tensor.arctan2"))
+@declare(type=floating, triton=on_tensors("libdevice.atan2({0}, {1})"), torch=("torch.arctan2", "Tensor.arctan2"))
 def atan2(x: torch.Tensor, other: torch.Tensor):
     """The angle of the point (other, x)."""
     return torch.atan2(x, other)
@@ -424,7 +443,7 @@ def frac(x: torch.Tensor):
 # ---- signs -----------------------------------------------------------------------------------------------------------
 
 
-@declare(type=floating, triton="libdevice.copysign({0}, {1})")
+@declare(type=floating, triton=on_tensors("libdevice.copysign({0}, {1})"))
 def copysign(x: torch.Tensor, other: torch.Tensor):
     """|x| with the sign of other"""
     return torch.copysign(x, other)

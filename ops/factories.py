@@ -35,7 +35,7 @@ def _full(fill_value: Node, size: Sequence[Index], dtype: DType | None) -> Node:
 @declare(expand=_full)
 def full(size: Sizes, fill_value: torch.Tensor, dtype: MaybeDType = None):
     """One number everywhere."""
-    return torch.full(size, fill_value, dtype=maybe(dtype))
+    return torch.full(size, fill_value, dtype=maybe(dtype))  # type: ignore[call-overload]
 
 
 @declare(expand=lambda size, dtype: filled(size, 0, dtype or default_float()))
@@ -53,7 +53,7 @@ def ones(size: Sizes, dtype: MaybeDType = None):
 @declare(expand=lambda x, fill_value, dtype: filled(x.shape, fill_value, dtype or x.dtype))
 def full_like(x: torch.Tensor, fill_value: torch.Tensor, dtype: MaybeDType = None):
     """One number everywhere, in x's shape."""
-    return torch.full_like(x, fill_value, dtype=maybe(dtype))
+    return torch.full_like(x, fill_value, dtype=maybe(dtype))  # type: ignore[arg-type]
 
 
 @declare(expand=lambda x, dtype: filled(x.shape, 0, dtype or x.dtype))
@@ -118,10 +118,13 @@ def eye(n: Size, m: MaybeSize = None, dtype: MaybeDType = None):
     return torch.eye(n, n if m is None else m, dtype=maybe(dtype))
 
 
+def _numbered(x: torch.Tensor, dim: int) -> torch.Tensor:
+    shape = [1] * x.ndim
+    shape[dim] = x.shape[dim]
+    return torch.arange(x.shape[dim], device=x.device).reshape(shape).expand(x.shape)
+
+
 @declare(expand=lambda x, dims: tuple(expand(along(x, d), x.shape) for d in dims))
 def indices(x: torch.Tensor, *dims: DimOrder):
     """Every element's own index in each of the dims, as an integer tensor of x's shape"""
-    return tuple(
-        torch.arange(x.shape[d], device=x.device).view([-1 if e == d % x.ndim else 1 for e in range(x.ndim)]).expand(x.shape)
-        for d in dims
-    )
+    return tuple(_numbered(x, d) for d in dims)

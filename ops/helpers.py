@@ -1,26 +1,42 @@
-"""Triton functions that texts of ops call by name: what Triton's language lacks. A kernel is printed with those it uses."""
+"""Texts of ops in Triton, and the functions that they call by name. A kernel is printed with those that it uses."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from fusedsl.types import f64
 
-def by_kind(floats: str, integers: str, bools: str | None = None) -> Callable[..., str]:
+Text = str | Callable[..., str]
+
+
+def filled(text: Text, expr: Any, operands: Sequence[str]) -> str:
+    """A text with its operands in place."""
+    return text.format(*operands) if isinstance(text, str) else text(expr, *operands)
+
+
+def by_kind(floats: Text, integers: Text, bools: Text | None = None) -> Callable[..., str]:
     """A Triton text by the kind of the first operand; that of integers stands for bools without one of their own."""
 
     def text(expr: Any, *operands: str) -> str:
         dt = expr.args[0].dtype
         form = floats if dt.is_float else integers if bools is None or not dt.is_bool else bools
-        return form.format(*operands)
+        return filled(form, expr, operands)
 
     return text
 
 
-def number(value: bool | int | float) -> str:
-    """A Python number as Triton reads it."""
-    return repr(value) if math.isfinite(value) else f'float("{value}")'
+def on_tensors(form: str) -> Callable[..., str]:
+    """A Triton text that calls functions for which a literal is an f32: beside f64 it is made a tensor."""
+
+    def text(expr: Any, *operands: str) -> str:
+        typed = [
+            f"tl.full([], {o}, tl.float64)" if a.kind == "const" and a.dtype is f64 and "tl.full" not in o else o
+            for a, o in zip(expr.args, operands, strict=True)
+        ]
+        return form.format(*typed)
+
+    return text
 
 
 HELPERS: dict[str, str] = {
@@ -41,8 +57,8 @@ def _minimum(a, b):
 def _product(a, b):
     return a * b
 ''',
-    # Integer division by zero may trap, and lanes beyond a tail hold zeros: there, divide by 1. The sum with a ^ a = 0
-    # makes a tensor of a literal.
+    # Integer division by zero may trap, and lanes beyond a tail hold zeros: there, divide by 1. A sum with a ^ a, which
+    # is 0, makes a tensor of a literal here and below.
     "_divisor": '''
 @triton.jit
 def _divisor(a, b):
@@ -101,8 +117,8 @@ def _float_remainder(a, b):
 @triton.jit
 def _integer_power(a, n):
     """a ** n on integers, by squaring; 1 / a ** -n rounded to zero where n < 0."""
+    a, n = a + (n ^ n), n + (a ^ a)
     bits: tl.constexpr = a.dtype.primitive_bitwidth
-    n = n + (a ^ a)
     result = (a ^ a) + 1
     square = a
     rest = n
@@ -117,8 +133,8 @@ def _integer_power(a, n):
 @triton.jit
 def _shift_left(a, n):
     """a << n, 0 where n does not lie in [0, bits)."""
+    a, n = a + (n ^ n), n + (a ^ a)
     bits: tl.constexpr = a.dtype.primitive_bitwidth
-    n = n + (a ^ a)
     inside = (n >= 0) & (n < bits)
     return tl.where(inside, a << tl.where(inside, n, 0), 0)
 ''',
@@ -126,8 +142,8 @@ def _shift_left(a, n):
 @triton.jit
 def _shift_right(a, n):
     """a >> n, arithmetic, with all bits shifted out where n does not lie in [0, bits)."""
+    a, n = a + (n ^ n), n + (a ^ a)
     bits: tl.constexpr = a.dtype.primitive_bitwidth
-    n = n + (a ^ a)
     inside = (n >= 0) & (n < bits)
     return tl.where(inside, a >> tl.where(inside, n, 0), tl.where(a < 0, a | ~(a ^ a), a ^ a))
 ''',
@@ -157,7 +173,7 @@ def _from_e4m3(bits):
     else:
         return bits.to(tl.float8e4nv, bitcast=True).to(tl.float32)
 ''',
-    # e5m2 as bits: the upper half of an f16. The instruction saturates, torch goes on to inf; integer arithmetic does both.
+    # e5m2 as bits, the upper half of an f16. The instruction saturates, but torch goes on to inf.
     "_to_e5m2": '''
 @triton.jit
 def _to_e5m2(x):

@@ -10,13 +10,19 @@ import torch.nn.functional as F
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DataDependent, DTypesDisagree, ShapesDisagree
 from fusedsl.index import Index
-from fusedsl.ir import Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Number, Size, Sizes, TypeRule, declare
+from fusedsl.ir import Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Size, Sizes, TypeRule, declare
 from fusedsl.types import DType, Type, broadcast, i64, same_size, show_shape
 
 from .compare import eq, ge, where
 from .movement import along, expand, unsqueeze
 from .rules import common, without
 from .source import numbers
+
+
+def _still(index: Sequence[Index], shape: Sequence[Index]) -> list[Index]:
+    """An index of a tensor of that shape, 0 where a dimension has one place."""
+    return [0 if n == 1 else i for i, n in zip(index, shape, strict=True)]
+
 
 # ---- joining ---------------------------------------------------------------------------------------------------------
 
@@ -51,7 +57,7 @@ def _cat_lower(context, node: Node, index: Sequence[Index]):
         start = end - part.shape[dim]
         here = context.both(context.less(start - 1, index[dim]), context.less(index[dim], end))
         inner = [i - start if d == dim else i for d, i in enumerate(index)]
-        value = context.at(part, [0 if n == 1 else i for n, i in zip(part.shape, inner, strict=True)], when=here)
+        value = context.at(part, _still(inner, part.shape), when=here)
         result = value if result is None else context.select(context.less(index[dim], end), value, result)
         end = start
     return result
@@ -136,7 +142,7 @@ def _gather_lower(context, node: Node, index: Sequence[Index]):
         return context.at(x, ())
     dim = node["dim"]
     place = context.index(at, index, x.shape[dim])
-    return context.at(x, [0 if n == 1 else place if d == dim else i for d, (n, i) in enumerate(zip(x.shape, index, strict=True))])
+    return context.at(x, _still([place if d == dim else i for d, i in enumerate(index)], x.shape))
 
 
 @declare(type=TypeRule(_gathered), lower=_gather_lower)
@@ -161,9 +167,8 @@ def _pick_lower(context, node: Node, index: Sequence[Index]):
     at: dict[int, Index] = {}
     for d, which in zip(dims, indices, strict=True):
         aligned = inner[rank - which.rank :]
-        at[d] = context.index(which, [0 if n == 1 else i for n, i in zip(which.shape, aligned, strict=True)], x.shape[d])
-    full = [at[d] if d in at else next(outer) for d in range(x.rank)]
-    return context.at(x, [0 if n == 1 else i for n, i in zip(x.shape, full, strict=True)])
+        at[d] = context.index(which, _still(aligned, which.shape), x.shape[d])
+    return context.at(x, _still([at[d] if d in at else next(outer) for d in range(x.rank)], x.shape))
 
 
 @declare(type=TypeRule(_picked), lower=_pick_lower)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree
-from fusedsl.ir import Choice, Flag, Node, Number, declare
+from fusedsl.ir import Choice, Flag, Node, Number, Size, declare
 from fusedsl.types import DType, show_shape
 
-from .compare import clamp_max, eq, gt, lt, maximum, ne, where
+from .compare import maximum, ne, where
 from .convert import float_of, narrow, wide
 from .elementwise import abs, exp, log, log1p, xlogy
 from .indexing import gather, pick
@@ -168,7 +168,7 @@ def _nll_loss(x: Node, target: Node, weight: Node | None, ignore_index: int, red
 
 
 @declare(expand=_nll_loss)
-def nll_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, ignore_index: Number = -100,
+def nll_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, ignore_index: Size = -100,
              reduction: Choice = "mean"):  # fmt: skip
     """-x[target] weight[target]; the mean is over the weights of targets that are not ignored"""
     return F.nll_loss(x, target, weight, ignore_index=ignore_index, reduction=reduction)
@@ -194,7 +194,7 @@ def _cross_entropy(x: Node, target: Node, weight: Node | None, ignore_index: int
 
 @declare(expand=_cross_entropy)
 def cross_entropy(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None,
-                  ignore_index: Number = -100, reduction: Choice = "mean", label_smoothing: Number = 0.0):  # fmt: skip
+                  ignore_index: Size = -100, reduction: Choice = "mean", label_smoothing: Number = 0.0):  # fmt: skip
     """nll_loss of log_softmax(x) over the classes in dim 1; targets are classes or probabilities"""
     return F.cross_entropy(x, target, weight, ignore_index=ignore_index, reduction=reduction,
                            label_smoothing=label_smoothing)  # fmt: skip

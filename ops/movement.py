@@ -8,7 +8,7 @@ import torch
 
 from fusedsl.errors import BadArgument, ShapesDisagree
 from fusedsl.index import Index, Poly, cdiv, divide_exactly, floordiv, remainder
-from fusedsl.ir import Dim, DimOrder, Dims, NewDim, Node, Size, Sizes, declare, dims_in
+from fusedsl.ir import Dim, DimOrder, GivenDims, NewDim, Node, Size, Sizes, declare
 from fusedsl.types import Type, same_size, show_shape
 
 from .rules import viewed, without
@@ -21,16 +21,17 @@ Indices = Sequence[Index]
 
 def _expanded(t: Type, size: Sequence[Index]) -> list[Index]:
     def refuse(rule: str) -> ShapesDisagree:
-        return ShapesDisagree(op="expand", rule=rule, got=f"{show_shape(t.shape)} to {show_shape(tuple(size))}", hint="")
+        got = f"{show_shape(t.shape)} to {show_shape(tuple(size))}"
+        return ShapesDisagree(op="expand", rule=rule, got=got, hint="")
 
     new = len(size) - t.rank
     if new < 0:
         raise refuse("the new shape needs at least as many dimensions")
     shape: list[Index] = []
-    for n, old in zip(size, (*[None] * new, *t.shape), strict=True):
-        if n == -1 and old is None:
+    for d, (n, old) in enumerate(zip(size, (*[1] * new, *t.shape), strict=True)):
+        if n == -1 and d < new:
             raise refuse("-1 keeps a size, so it cannot stand for a new dimension")
-        if n != -1 and old not in (None, 1) and not same_size(old, n):
+        if n != -1 and old != 1 and not same_size(old, n):
             raise refuse("a dimension keeps its size unless it is 1")
         shape.append(old if n == -1 else n)
     return shape
@@ -69,9 +70,9 @@ def _squeeze_index(node: Node, index: Indices) -> Indices:
 
 
 @declare(type=viewed(lambda t, dim: without(t.shape, _dropped(t, dim))), index=_squeeze_index)
-def squeeze(x: torch.Tensor, dim: Dims = None):
+def squeeze(x: torch.Tensor, dim: GivenDims = None):
     """x without those dimensions that have size 1"""
-    return torch.squeeze(x, dims_in(dim, x.ndim, "squeeze"))
+    return torch.squeeze(x) if dim is None else torch.squeeze(x, dim)
 
 
 # ---- another order ---------------------------------------------------------------------------------------------------
@@ -142,7 +143,8 @@ def _reshaped(t: Type, shape: Sequence[Index]) -> list[Index]:
         known = known * (1 if n == -1 else n)
     if -1 in sizes:
         if sizes.count(-1) > 1:
-            raise BadArgument(op="reshape", name="shape", rule="with at most one -1", got=show_shape(tuple(shape)), hint="")
+            got = show_shape(tuple(shape))
+            raise BadArgument(op="reshape", name="shape", rule="with at most one -1", got=got, hint="")
         missing = divide_exactly(t.size, known) if known != 0 else None
         if missing is None and known != 0:
             missing = floordiv(t.size, known)
@@ -299,7 +301,8 @@ def diagonal(x: torch.Tensor, offset: Size = 0, dim1: Dim = 0, dim2: Dim = 1):
 
 def _repeated(t: Type, repeats: Sequence[Index]) -> list[Index]:
     if len(repeats) < t.rank:
-        raise BadArgument(op="repeat", name="repeats", rule="one for each dimension at least", got=repr(repeats), hint="")
+        rule = "one for each dimension at least"
+        raise BadArgument(op="repeat", name="repeats", rule=rule, got=repr(repeats), hint="")
     shape = (*[1] * (len(repeats) - t.rank), *t.shape)
     return [n * r for n, r in zip(shape, repeats, strict=True)]
 

@@ -13,9 +13,9 @@ from fusedsl.index import divide_exactly
 from fusedsl.ir import Dim, Dims, MaybeDType, MaybeNumber, Node, Number, Size, Sizes, declare
 from fusedsl.types import DType, same_size, show_shape
 
-from .convert import narrow, torch_dtype, wide
-from .elementwise import exp, log, rsqrt
 from .compare import clamp_min
+from .convert import float_of, narrow, torch_dtype, wide
+from .elementwise import exp, log, rsqrt
 from .movement import reshape, unsqueeze
 from .reduce import maybe, mean, sum, top, vector_norm
 
@@ -72,8 +72,8 @@ def _last(x: Node, normalized_shape: Sequence, op: str, *parameters: Node | None
     for shape in named:
         fits = len(dims) <= x.rank and len(shape) == len(dims)
         if not fits or not all(same_size(x.shape[d], n) for d, n in zip(dims, shape, strict=True)):
-            raise ShapesDisagree(op=op, rule="the last dimensions must be those of normalized_shape and of the parameters",
-                                 got=f"{show_shape(x.shape)} and {show_shape(shape)}", hint="")  # fmt: skip
+            rule = "the last dimensions must be those of normalized_shape and of the parameters"
+            raise ShapesDisagree(op=op, rule=rule, got=f"{show_shape(x.shape)} and {show_shape(shape)}", hint="")
     return dims
 
 
@@ -163,3 +163,16 @@ def _normalize(x: Node, p: float, dim: Sequence[int], eps: float) -> Node:
 def normalize(x: torch.Tensor, p: Number = 2.0, dim: Dims = 1, eps: Number = 1e-12):
     """x / max(|x|_p, eps) over dim"""
     return F.normalize(x, p, dim, eps)
+
+
+def _cosine_similarity(x: Node, x2: Node, dim: int, eps: float) -> Node:
+    dt = float_of(x, x2)
+    a, b = wide(x, dt), wide(x2, dt)
+    lengths = [clamp_min(vector_norm(v, 2, dim), eps) for v in (a, b)]
+    return narrow(sum(a * b, dim) / (lengths[0] * lengths[1]), dt)
+
+
+@declare(expand=_cosine_similarity)
+def cosine_similarity(x1: torch.Tensor, x2: torch.Tensor, dim: Dim = 1, eps: Number = 1e-8):
+    """The cosine of the angle between x1 and x2 along dim."""
+    return F.cosine_similarity(x1, x2, dim, eps)

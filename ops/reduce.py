@@ -11,7 +11,7 @@ import torch
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.index import Index, is_nonnegative
-from fusedsl.ir import Dims, Flag, MaybeDim, MaybeDType, Node, Number, Reduction, declare, dims_in
+from fusedsl.ir import Dims, Flag, GivenDims, MaybeDim, MaybeDType, Node, Number, Reduction, declare, dims_in
 from fusedsl.types import DType, Type, bool_, i64, show_shape
 from fusedsl.types import dtype as dtype_of
 
@@ -19,7 +19,7 @@ from .compare import eq, isnan, maximum, ne, where
 from .convert import float_of, limits, narrow, torch_dtype, wide
 from .elementwise import abs, exp, log, pow, sqrt
 from .movement import along, squeeze, unsqueeze
-from .rules import reducing, without
+from .rules import reducing
 
 # ---- the primitives: they reduce the dims of `dim` away, in the operand's dtype --------------------------------------
 
@@ -34,7 +34,7 @@ def _most(dt: DType) -> Any:
 
 def _of_none(x: torch.Tensor, dim: Sequence[int], value: Any) -> torch.Tensor:
     """What is left of no elements."""
-    return torch.full(without(x.shape, dim), value, dtype=x.dtype, device=x.device)
+    return x.new_full([n for d, n in enumerate(x.shape) if d not in dim], value)
 
 
 @declare(type=reducing, reduction=Reduction(lambda dt: 0, "{0} + {1}", "tl.sum({0}, {axis})"))
@@ -85,7 +85,7 @@ def restore(x: Node, dim: Sequence[int], keepdim: bool = True) -> Node:
 
 
 def _reduced(op, x: Node, dim: Sequence[int], keepdim: bool) -> Node:
-    return restore(op(x, dim), dim, keepdim) if x.rank else x
+    return restore(op(x, dim), dim, keepdim) if dim else x
 
 
 def top(x: Node, dim: Sequence[int]) -> Node:
@@ -203,13 +203,13 @@ def _truth(op, x: Node, dim: Sequence[int], keepdim: bool) -> Node:
 
 
 @declare(expand=lambda x, dim, keepdim: _truth(reduce_max, x, dim, keepdim))
-def any(x: torch.Tensor, dim: Dims = None, keepdim: Flag = False):
+def any(x: torch.Tensor, dim: GivenDims = None, keepdim: Flag = False):
     """Whether any element over dims is not 0."""
     return torch.any(x, dim, keepdim)
 
 
 @declare(expand=lambda x, dim, keepdim: _truth(reduce_min, x, dim, keepdim))
-def all(x: torch.Tensor, dim: Dims = None, keepdim: Flag = False):
+def all(x: torch.Tensor, dim: GivenDims = None, keepdim: Flag = False):
     """Whether all elements over dims are not 0."""
     return torch.all(x, dim, keepdim)
 

@@ -24,9 +24,10 @@ def default_float() -> DType:
 
 def common(types: Sequence[Type], op: str) -> DType:
     """The dtype that operands are brought to; Python numbers among themselves stay as wide as Python's."""
-    if _all_weak(types):
-        return f64 if any(t.dtype.is_float for t in types) else (i64 if any(t.dtype.is_integer for t in types) else bool_)
-    return promote(types, op)
+    if not _all_weak(types):
+        return promote(types, op)
+    kinds = [t.dtype for t in types]
+    return f64 if any(k.is_float for k in kinds) else i64 if any(k.is_integer for k in kinds) else bool_
 
 
 def _promoted(types: Sequence[Type], op: str) -> list[DType | None]:

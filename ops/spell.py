@@ -1,9 +1,9 @@
 """How torch's own functions and methods are written with ops, where their forms of call differ from an op's.
 
-Names: `torch.max`, `Tensor.max`, `F.pad` (torch.nn.functional), `torch.linalg.norm`, and properties as `Tensor.mT`. What
-is not here is the op of the same name. A spelling uses ops, Python operators and the `.shape` and `.dtype` of its
-arguments, so it takes the tracer's tensors and nodes alike. It compares and divides sizes as Python does: while tracing,
-that leaves a guard.
+Names: `torch.max`, `Tensor.max`, `F.pad` (torch.nn.functional), `torch.linalg.norm`, and properties as `Tensor.mT`.
+What is not here is the op of the same name. A spelling uses ops, Python operators and the `.shape` and `.dtype` of its
+arguments, so it takes the tracer's tensors and nodes alike. It compares and divides sizes as Python does, which leaves
+guards while tracing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fusedsl.types import dtype as dtype_of
 ops = SimpleNamespace(**OPS)
 
 
-# ---- torch.nn.functional: an op of the same name, with parameters that must keep their default ------------------------
+# ---- torch.nn.functional: an op of the same name, and parameters that must keep their default ------------------------
 
 
 def _fitted(function: Callable, op: Op) -> Callable:
@@ -424,7 +424,8 @@ def narrow(input, dim, start, length):
     dim = _dim(input, dim, "narrow")
     start = start + input.shape[dim] if _less(start, 0) else start
     if _less(input.shape[dim], start + length):
-        raise BadArgument(op="narrow", name="start + length", rule=f"at most {input.shape[dim]}", got=start + length, hint="")
+        rule = f"at most {input.shape[dim]}"
+        raise BadArgument(op="narrow", name="start + length", rule=rule, got=start + length, hint="")
     return ops.slice(input, dim, start, start + length)
 
 
@@ -520,7 +521,8 @@ def gather(input, dim, index, *, sparse_grad=False):
 @spells("F.embedding")
 def embedding(input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False):
     if max_norm is not None:
-        raise BadArgument(op="embedding", name="max_norm", rule="None", got=max_norm, hint="It changes the weight in place.")
+        hint = "It changes the weight in place."
+        raise BadArgument(op="embedding", name="max_norm", rule="None", got=max_norm, hint=hint)
     return ops.embedding(input, weight)
 
 

@@ -1,9 +1,9 @@
 """Random graphs out of every declared op, with inputs that they are defined on.
 
-`graph_and_inputs()` is a hypothesis strategy; `random_case(seed, max_ops)` the same generator on numpy's random numbers,
-for sweeps of thousands. Ops are applied one at a time to values that are known, so what torch leaves undefined is seen
-before it happens: an integer divided by zero, a float cast to an integer that it does not fit, an index out of range.
-An application that an op's rules or torch refuse is left out, and the next one tried.
+`graph_and_inputs()` is a hypothesis strategy; `random_case(seed, max_ops)` the same generator on numpy's random
+numbers, for sweeps of thousands. Ops are applied one at a time to values that are known, so what torch leaves undefined
+is seen before it happens: an integer divided by zero, a float cast to an integer that it does not fit, an index out of
+range. An application that an op's rules or torch refuse is left out, and the next one tried.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from fusedsl.errors import FuseError, Line
 from fusedsl.index import Index, Symbol, evaluate, poly
 from fusedsl.interpret import Machine
 from fusedsl.ir import OPS, Graph, Node, Op, build, intern
+from fusedsl.ops.convert import torch_dtype
 from fusedsl.types import DType, Type, dtype
 
 T = TypeVar("T")
+Domain = tuple[float, float]
 MOST_ELEMENTS = 2048
 MOST_DIMENSIONS = 5
 
@@ -103,7 +105,7 @@ def graph_and_inputs(max_ops: int = 30, limits: Limits | None = None) -> st.Sear
 _EDGES = [math.nan, math.inf, -math.inf, -0.0, 0.0, 1.0, -1.0, 0.5, 1.5, 2.5]
 
 
-def fill(shape: Sequence[int], dt: DType, domain: tuple[float, float], seed: int, edges: bool) -> torch.Tensor:
+def fill(shape: Sequence[int], dt: DType, domain: Domain, seed: int, edges: bool) -> torch.Tensor:
     """Values in the domain; seed 0 gives 1, 2, 3 ... With edges, some of those that a dtype has at its ends."""
     count = math.prod(shape)
     numbers = np.random.default_rng(seed)
@@ -112,12 +114,13 @@ def fill(shape: Sequence[int], dt: DType, domain: tuple[float, float], seed: int
         values = torch.from_numpy(numbers.integers(0, 2, count)).to(torch.bool)
     elif dt.is_float:
         drawn = torch.from_numpy(numbers.uniform(low, high, count)) if seed else _simple(count, low, high)
-        values = drawn.to(dt.torch)
+        values = drawn.to(torch_dtype(dt))
     else:
-        info = torch.iinfo(dt.torch)
+        info = torch.iinfo(torch_dtype(dt))
         low, high = max(math.ceil(low), info.min), min(math.floor(high), info.max)
-        values = torch.from_numpy(numbers.integers(low, max(low, high) + 1, count)) if seed else _simple(count, low, high)
-        values = values.to(dt.torch)
+        high = max(low, high)
+        drawn = torch.from_numpy(numbers.integers(low, high + 1, count)) if seed else _simple(count, low, high)
+        values = drawn.to(torch_dtype(dt))
     if edges and count:
         for at in numbers.integers(0, count, 1 + count // 6):
             values[at] = _edge(dt, numbers)
@@ -133,10 +136,10 @@ def _edge(dt: DType, numbers: np.random.Generator) -> Any:
     if dt.is_bool:
         return True
     if dt.is_float:
-        info = torch.finfo(dt.torch)
+        info = torch.finfo(torch_dtype(dt))
         edges = [*_EDGES, info.tiny, info.smallest_normal / 4, info.max, info.min, info.eps]
     else:
-        info = torch.iinfo(dt.torch)
+        info = torch.iinfo(torch_dtype(dt))
         edges = [info.min, info.max, 0, 1]
     return edges[int(numbers.integers(len(edges)))]
 
@@ -275,7 +278,7 @@ class Builder:
     def numbers(self, shape: Sequence[Index]) -> list[int]:
         return [evaluate(n, self.sizes) for n in shape]
 
-    def tensor(self, domain: tuple[float, float], dt: DType | None = None, shape: Sequence[Index] | None = None) -> Node:
+    def tensor(self, domain: Domain, dt: DType | None = None, shape: Sequence[Index] | None = None) -> Node:
         """A new input."""
         dt = dt or dtype(self.source.pick(self.limits.dtypes))
         if shape is None:
@@ -294,7 +297,7 @@ class Builder:
             self.pool.append(node)
         return node
 
-    def operand(self, domain: tuple[float, float], fits: Callable[[Node], bool] = lambda node: True) -> Node:
+    def operand(self, domain: Domain, fits: Callable[[Node], bool] = lambda node: True) -> Node:
         """A node there is, most often a late one, or a new input."""
         found = [node for node in self.pool if fits(node)]
         if not found or self.rarely(8):
@@ -308,7 +311,7 @@ class Builder:
         room = len(nodes) - 1
         return nodes[-1 - min(self.source.integer(0, room), self.source.integer(0, room))]
 
-    def companion(self, first: Node, domain: tuple[float, float], only_tensors: bool = False) -> Any:
+    def companion(self, first: Node, domain: Domain, only_tensors: bool = False) -> Any:
         """Something to put beside a tensor: a node or a new input that broadcasts with it, or a number."""
         choice = self.source.integer(0, 9)
         if choice < 5 or (only_tensors and choice < 8):
@@ -323,17 +326,17 @@ class Builder:
         shape = [n if self.source.integer(0, 3) else 1 for n in first.shape]
         return self.tensor(domain, None if self.rarely(3) else first.dtype, shape[self.rarely(4) and len(shape) // 2 :])
 
-    def like(self, first: Node, domain: tuple[float, float]) -> Node:
+    def like(self, first: Node, domain: Domain) -> Node:
         """A tensor of the same shape and dtype, there already or new."""
         alike = [node for node in self.pool if node.type == first.type]
         return self.source.pick(alike) if alike and self.rarely(2) else self.tensor(domain, first.dtype, first.shape)
 
-    def number(self, domain: tuple[float, float]) -> int | float | bool:
+    def number(self, domain: Domain) -> int | float | bool:
         low, high = domain
         whole = self.source.integer(math.ceil(low), max(math.floor(high), math.ceil(low)))
         return self.source.pick([whole, float(whole), whole + 0.5, whole > 0])
 
-    def constant(self, domain: tuple[float, float]) -> Node:
+    def constant(self, domain: Domain) -> Node:
         dt, value = dtype(self.source.pick(self.limits.dtypes)), self.number(domain)
         return ir.constant(value if dt.is_float else bool(value) if dt.is_bool else int(value), Type(dt))
 
@@ -392,6 +395,7 @@ DRAWERS: dict[Any, Callable[[Builder, int], Any]] = {
     _rule(ir.Dim): Builder.dim,
     _rule(ir.NewDim): lambda b, rank: b.source.integer(-rank - 1, rank),
     _rule(ir.Dims): lambda b, rank: b.source.pick([None, b.dim(rank), b.some_dims(rank)]),
+    _rule(ir.GivenDims): lambda b, rank: b.source.pick([None, b.dim(rank), b.some_dims(rank)]),
     _rule(ir.DimOrder): Builder.order,
     _rule(ir.MaybeDim): lambda b, rank: b.source.pick([None, b.dim(rank)]),
     _rule(ir.Flag): lambda b, rank: b.source.pick([False, True]),
@@ -621,8 +625,8 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
     "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "gather": _gather,
     "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "embedding": _embedding,
-    "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm, "group_norm": _group_norm,
-    "batch_norm": _batch_norm,
+    "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
+    "group_norm": _group_norm, "batch_norm": _batch_norm,
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
     "full": _filled, "zeros": _filled, "ones": _filled,
 }  # fmt: skip
@@ -635,8 +639,9 @@ def drawable(names: Collection[str] | None = None) -> list[list[str]]:
     """The ops to draw from, in groups that are equally likely: many rules are about the few ops of the first ones."""
     names = [n for n in (OPS if names is None else names) if n not in NOT_DRAWN]
     common = [n for n in ("add", "mul", "sub", "neg", "where", "maximum", "lt", "cast") if n in names]
-    kinds = [[n for n in names if OPS[n].kind == kind] for kind in ("elementwise", "view", "reduce", "composition", "indexed")]
-    return [group for group in (common, *kinds) if group]
+    kinds = ("elementwise", "view", "reduce", "composition", "indexed")
+    groups = [common, *([n for n in names if OPS[n].kind == kind] for kind in kinds)]
+    return [group for group in groups if group]
 
 
 # ---- what torch leaves undefined -------------------------------------------------------------------------------------
@@ -645,13 +650,13 @@ def drawable(names: Collection[str] | None = None) -> list[list[str]]:
 def refuse_undefined(node: Node, args: Sequence[Any]) -> None:
     """Raises Refused where torch says nothing about the result, or devices differ."""
     values = [torch.as_tensor(a) for a in args if a is not None]
-    if node.op.name in ("cast", "saturate") and node.op.name == "cast" and values[0].is_floating_point() and node.dtype.is_integer:
-        info = torch.iinfo(node.dtype.torch)
+    if node.op.name == "cast" and values[0].is_floating_point() and node.dtype.is_integer:
+        info = torch.iinfo(torch_dtype(node.dtype))
         inside = (values[0].double() > info.min - 1.0) & (values[0].double() < info.max + 1.0)
         if not bool(inside.all()):  # NaN is not inside
             raise Refused
     if node.op.name in _DIVISIONS and node.args[0] is not None and not node.args[0].dtype.is_float:
-        least = torch.iinfo(node.dtype.torch).min if node.dtype.is_integer else None
+        least = torch.iinfo(torch_dtype(node.dtype)).min if node.dtype.is_integer else None
         if bool((values[1] == 0).any()) or (bool((values[0] == least).any()) and bool((values[1] == -1).any())):
             raise Refused
 

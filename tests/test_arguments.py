@@ -1,5 +1,6 @@
 """Arguments as text: what a text stands for, the tensors made of it, and what its errors say."""
 
+import inspect
 import math
 
 import pytest
@@ -124,6 +125,16 @@ def test_values_repeat_and_fit():
     assert ids.unique().tolist() == list(range(7))
     assert flags.unique().tolist() == [False, True]
     assert keywords["x"][0].unique().tolist() == list(range(BELOW))
+
+
+def test_names_of_sizes_by_parameter():
+    def function(x, parts, *, mask=None): ...
+
+    found = parse("f32[B=2, 4], [f32[4], f32[4, B]], mask=bool[B, T=3]")
+    names = {("x", 0): "B", ("parts_1", 1): "B", ("mask", 0): "B", ("mask", 1): "T"}
+    assert found.size_names(inspect.signature(function)) == names
+    with pytest.raises(TypeError, match="missing"):
+        parse("mask=1").size_names(inspect.signature(function))
 
 
 def test_meta_has_no_memory():

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import fusedsl
 from fusedsl import cli, doctor, vocabulary
 from fusedsl.cli import app
+from fusedsl.codegen.inspect import TARGETS
 from fusedsl.ir import OPS
 from fusedsl.text import parse, show
 from fusedsl.workloads import WORKLOADS
@@ -276,6 +277,11 @@ def test_doctor_finds_nothing_wrong_here(run):
     lines = run("doctor").splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * len(doctor.CHECKS)
     assert any("compile for gfx942: " in line for line in lines)
+
+
+def test_the_targets_are_those_that_kernels_are_compiled_for():
+    assert [target.value for target in cli.Target] == list(TARGETS)
+    assert [check for check in doctor.CHECKS if "compile" in check] == [f"compile for {target}" for target in TARGETS]
 
 
 def test_doctor_tells_what_is_broken(run, monkeypatch):

@@ -8,6 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusedsl.index import (
+    Atom,
+    Index,
     Poly,
     Symbol,
     Variable,
@@ -40,7 +42,7 @@ i, j, a, b, z = (poly(v) for v in VARIABLES)
 def assignment(sizes):
     """A value for every quantity: the symbols' as given, each variable's somewhere in its range by a fraction."""
     numbers, fractions = sizes
-    values = dict(zip(SYMBOLS, numbers, strict=True))
+    values: dict[Atom, Index] = dict(zip(SYMBOLS, numbers, strict=True))
     for variable, fraction in zip(VARIABLES, fractions, strict=True):
         extent = replace(variable.extent, values)
         values[variable] = int(fraction * (extent - 1))
@@ -179,14 +181,14 @@ def test_sums_and_products_have_one_form(x, y, w):
 def test_same_value_same_object(expression):
     x = expression.index
     assert replace(x, {N: n}) is x or isinstance(x, int)
-    sizes = replace(x, {v: 5 for v in VARIABLES})
+    sizes = replace(x, dict.fromkeys(VARIABLES, 5))
     assert pickle.loads(pickle.dumps(sizes)) is sizes or isinstance(sizes, int)
     assert order_key(x) == order_key(x + 0)
 
 
 @given(EXPRESSIONS, st.tuples(*[st.integers(2, 9)] * 3))
 def test_text_is_python(expression, sizes):
-    x = replace(expression.index, {v: 0 for v in VARIABLES})
+    x = replace(expression.index, dict.fromkeys(VARIABLES, 0))
     values = dict(zip("nmk", sizes, strict=True))
     assert eval(repr(x), {}, values) == evaluate(x, values)
 

@@ -16,8 +16,14 @@ from fusedsl.text import parse, show
 from fusedsl.types import Type, f16, f32
 
 
-def given_input(name, type=Type(f32, (3,))):
-    return intern(OPS["input"], (), {"name": name, "number": False}, type)
+def given_input(name, dt=f32, shape=(3,)):
+    return intern(OPS["input"], (), {"name": name, "number": False}, Type(dt, shape))
+
+
+def negated(x, times):
+    for _ in range(times):
+        x = ops.neg(x)
+    return x
 
 
 X, Y = given_input("x"), given_input("y")
@@ -41,19 +47,19 @@ def tan_by_parts(n: Node) -> Node | None:
 def half_angle(n: Node) -> Node | None:
     """cos(x) -> 1 - 2 sin(x / 2)^2, for nothing but the test"""
     if n.op is ops.cos:
-        s = ops.sin(n.args[0] * 0.5)
+        s = ops.sin(n.inputs[0] * 0.5)
         return 1 - s * s * 2
 
 
 def test_a_rule_knows_its_name_and_equation():
     assert repr(double_negation) == "double_negation: -(-x) -> x"
-    assert double_negation(-(-X)) is X and double_negation(-X) is None
+    assert double_negation(negated(X, 2)) is X and double_negation(-X) is None
     with pytest.raises(AssertionError, match="equation"):
         rule(lambda n: None)
 
 
 def test_rules_apply_until_none_fits():
-    graph = Graph((X,), (-(-(-(-(-X)))),))
+    graph = Graph((X,), (negated(X, 5),))
     assert rewrite(graph, [double_negation]).outputs == (-X,)
     # what a rule makes is rewritten too, at any depth
     deep = rewrite(Graph((X,), (ops.tan(X),)), [tan_by_parts, half_angle])
@@ -61,7 +67,7 @@ def test_rules_apply_until_none_fits():
 
 
 def test_sharing_is_kept():
-    shared = ops.exp(-(-X))
+    shared = ops.exp(negated(X, 2))
     graph = rewrite(Graph((X,), (shared + shared, shared)), [double_negation])
     assert graph.outputs == (ops.exp(X) + ops.exp(X), ops.exp(X))
     assert len(graph.nodes) == 3
@@ -102,7 +108,7 @@ def test_deep_graphs():
 
 
 def test_names_and_lines_go_over():
-    h = -(-X)
+    h = negated(X, 2)
     y = ops.tan(h)
     lines = {h: Line("m.py", 1), y: Line("m.py", 2)}
     graph = rewrite(Graph((X,), (y,), "f", {h: "h", y: "y"}, lines), [double_negation, tan_by_parts])
@@ -116,7 +122,7 @@ def test_names_and_lines_go_over():
 
 
 def test_decompose_names_the_last_node_and_gives_all_the_line():
-    x = given_input("x", Type(f16, (2, 3)))
+    x = given_input("x", f16, (2, 3))
     y = ops.softmax(x, -1)
     graph = decompose(Graph((x,), (y,), "f", {y: "y"}, {y: Line("m.py", 7)}))
     assert all(n.op.expand is None for n in graph.nodes)
@@ -127,9 +133,9 @@ def test_decompose_names_the_last_node_and_gives_all_the_line():
 
 def test_the_log_names_the_rules(capsys, monkeypatch):
     log: list[Fired] = []
-    graph = Graph((X,), (-(-X),))
+    graph = Graph((X,), (negated(X, 2),))
     rewrite(graph, [double_negation], log)
-    assert [(f.rule, f.before, f.after) for f in log] == [(double_negation, -(-X), X)]
+    assert [(f.rule, f.before, f.after) for f in log] == [(double_negation, negated(X, 2), X)]
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(Options, "from_env", lambda: Options(debug=Rung.RULES))
     rewrite(graph, [double_negation])
@@ -140,9 +146,9 @@ def test_of_two_rules_the_first():
     @rule
     def to_zero(n: Node) -> Node | None:
         """-x -> x - x"""
-        return n.args[0] - n.args[0] if n.op is ops.neg else None
+        return n.inputs[0] - n.inputs[0] if n.op is ops.neg else None
 
-    graph = Graph((X,), (-(-X),))
+    graph = Graph((X,), (negated(X, 2),))
     assert rewrite(graph, [to_zero, double_negation]).outputs == ((X - X) - (X - X),)
     log: list[Fired] = []
     rewrite(Graph((X,), (ops.neg(X),)), [double_negation, to_zero], log)
@@ -173,18 +179,18 @@ def test_rules_that_go_in_circles_are_found():
     @rule
     def around(n: Node) -> Node | None:
         """sin(x) -> -(-sin(x))"""
-        return -(-n) if n.op is ops.sin else None
+        return negated(n, 2) if n.op is ops.sin else None
 
     @rule
     def onwards(n: Node) -> Node | None:
         """1 -> 2 -> 3 ..."""
         return constant(n["value"] + 1, n.type) if n.op is ops.const else None
 
-    with pytest.raises(AssertionError, match="circles.*there, back"):
+    with pytest.raises(AssertionError, match=r"circles.*there, back"):
         rewrite(Graph((X,), (ops.sin(X),)), [there, back])
-    with pytest.raises(AssertionError, match="circles.*around"):
+    with pytest.raises(AssertionError, match=r"circles.*around"):
         rewrite(Graph((X,), (ops.sin(X),)), [around])
-    with pytest.raises(AssertionError, match="do not end.*onwards"):
+    with pytest.raises(AssertionError, match=r"do not end.*onwards"):
         rewrite(Graph((X,), (X + 1.0,)), [onwards])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusedsl import fuse, testing
+from fusedsl import fuse, runtime, testing
 from fusedsl.api import Fused
 from fusedsl.errors import Mismatch, NotOneLaunch, Spills, TooManyBytes, UnsupportedDevice
 
@@ -140,6 +140,12 @@ def test_what_does_not_match(change, says):
 def test_half_precision_may_be_as_wrong_as_eager():
     x = (ROW * 100).half()
     testing.assert_matches(lambda x: (x + 1000) - 1000, (x,))
+
+
+def test_fused_functions_inside_are_eager_in_what_is_compared_with():
+    inner, before = fuse(softmax), runtime.counters.launches
+    testing.assert_matches(lambda x: inner(x) + 1, (ROW,))
+    assert runtime.counters.launches == before + 1
 
 
 def test_comparisons_tell_the_errors():

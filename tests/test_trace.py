@@ -23,6 +23,7 @@ import fusedsl.ops
 from fusedsl import errors
 from fusedsl.interpret import interpret
 from fusedsl.proxy import Proxy
+from fusedsl.session import Session
 from fusedsl.sizes import Facts, Shape, Size
 from fusedsl.trace import Traced, is_tracing, trace
 
@@ -586,6 +587,22 @@ def test_default_dtype_is_a_condition():
         torch.set_default_dtype(torch.float32)
 
 
+def test_devices():
+    """Without a GPU at hand: what the session asks of a tensor's device."""
+    inputs = Session("f").inputs
+    inputs.device = torch.device("cuda", 0)
+    inputs.check_same("cuda", "zeros")
+    inputs.check_same("cuda:0", "zeros")
+    inputs._check_device(torch.ones(3, device="meta"), "planned")
+    for device in ("cpu", "cuda:1"):
+        with pytest.raises(errors.UnsupportedDevice, match="zeros: everything must stay on cuda:0"):
+            inputs.check_same(device, "zeros")
+    with pytest.raises(errors.UnsupportedDevice, match=r"got cuda:0 and cpu \(y\). Move y with"):
+        inputs._check_device(torch.ones(3), "y")
+    with pytest.raises(errors.UnsupportedDevice, match="pass it as a Python number"):
+        inputs._check_device(torch.tensor(3.0), "y")
+
+
 def test_meta_tensors():
     traced = trace(rms_norm, [torch.empty(s, device="meta") for s in ((4, 8), (4, 8), (8,))])
     assert shapes(traced) == ["f32[s0, s1]", "f32[s0, s1]"] and traced.device.type == "meta"
@@ -845,6 +862,29 @@ def test_attributes_found_by_name_at_run_time():
         torch.testing.assert_close(results(traced, torch.ones(4)), f(torch.ones(4)))
 
 
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.is_ready = 0, False
+
+    def forward(self, x):
+        self.calls += 1
+        return x * 2
+
+
+class Prepares(Counts):
+    def forward(self, x):
+        if not self.is_ready:
+            self.is_ready = True
+        return x * 2
+
+
+def test_functions_that_change_what_they_read():
+    with pytest.raises(errors.UntraceableCapture, match="calls: the function changes what it reads"):
+        trace(Counts(), (torch.ones(3),))
+    check(Prepares(), torch.ones(3))
+
+
 def test_tensors_as_keys():
     keys = {SCALE: 2.0}
     check(lambda x: x * keys[SCALE], torch.ones(4))
@@ -876,6 +916,15 @@ def test_libraries_are_not_followed():
     """Tracing a function that calls into a large library must not read the library's code."""
     function = trace(lambda x: x * np.prod(x.shape[:1]) * pytest.approx(1.0).expected, (torch.ones(3),))
     assert serves(function, torch.ones(3))
+
+
+@pytest.mark.parametrize("old, new", [(0.0, -0.0), (1.0, math.nan), (1, True), (1, 1.0), ("a", "b"), (None, 0)])
+def test_captured_values_are_told_apart(old, new):
+    k = old
+    traced = trace(lambda x: (x * 2, k), (torch.ones(3),))
+    assert serves(traced, torch.ones(3))
+    k = new
+    assert not serves(traced, torch.ones(3))
 
 
 def test_the_shape_of_a_capture_is_symbolic():
@@ -1162,7 +1211,7 @@ MISTAKES = {
     "tolist": (lambda x: x.tolist(), errors.DataDependent, "0-dim"),
     "numpy": (lambda x: x.numpy(), errors.DataDependent, "0-dim"),
     "mask": (lambda x: x[x > 0], errors.DataDependent, "torch.where"),
-    "nonzero": (lambda x: torch.nonzero(x), errors.DataDependent, ""),
+    "nonzero": (lambda x: torch.nonzero(x), errors.DataDependent, "the shape of the result"),
     "in": (lambda x: x * (1 in x), errors.DataDependent, "=="),
     "index": (lambda x: [1, 2, 3][x.sum().long()], errors.DataDependent, "0-dim"),
     "item of a capture": (lambda x: x * SCALE.sum().item(), errors.DataDependent, "0-dim"),
@@ -1192,6 +1241,7 @@ MISTAKES = {
     "autocast": (_autocast, errors.UntraceableCapture, "autocast"),
     "requires_grad": (lambda x: (x * 2).requires_grad_(), errors.BadArgument, "requires_grad"),
     "keyword": (lambda x: torch.exp(x * 2).sum(no_such=3), TypeError, "no_such"),  # type: ignore[call-overload]
+    "result": (lambda x: SimpleNamespace(y=x * 2), errors.BadArgument, "the result must be made of"),
     "0-dim iteration": (lambda x: list(x.sum()), TypeError, "0-d"),
 }
 
@@ -1204,6 +1254,8 @@ def test_mistakes(name):
     if issubclass(kind, errors.FuseError):
         line = caught.value.line
         assert line is not None and line.file == __file__
+        if name == "result":
+            return  # it is told after the function has run
         first, last = function.__code__.co_firstlineno, max(n for *_, n in function.__code__.co_lines() if n)
         assert first <= line.number <= last
     assert not is_tracing()

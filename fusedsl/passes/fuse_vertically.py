@@ -22,7 +22,6 @@ from ..schedule import Refusal, check, refuse_loops_inside, nests_of
 from .split_groups import split_groups
 from .unify_axes import unify_axes
 
-EVERYTHING_AT_ONCE = 24  # kernels up to which the whole graph is tried as one first
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
 
@@ -86,18 +85,26 @@ class _Fuser:
 
     def run(self, safe: bool) -> Partition:
         groups = [frozenset((n,)) for n in self.stored]
-        if not safe and len(groups) > 1:
+        if not safe:
             groups = self._merge_all(groups)
         return Partition([self._group(g) for g in self._in_order(groups)], self._reasons(groups))
 
     # -- merging
 
     def _merge_all(self, groups: list[frozenset[Node]]) -> list[frozenset[Node]]:
-        if len(groups) <= EVERYTHING_AT_ONCE:
-            whole = frozenset().union(*groups)
-            apart = sum(self._cost(g) for g in groups)
-            if self._cost(whole) <= apart:
-                return [whole]
+        """The whole as one if it can be; else its two halves, in order, each merged, and then what merges across."""
+        if len(groups) < 2:
+            return groups
+        whole = frozenset().union(*groups)
+        if self._cost(whole) <= sum(self._cost(g) for g in groups):
+            return [whole]
+        if len(groups) > 2:
+            half = len(groups) // 2
+            groups = self._merge_all(groups[:half]) + self._merge_all(groups[half:])
+        return self._merge_pairs(groups)
+
+    def _merge_pairs(self, groups: list[frozenset[Node]]) -> list[frozenset[Node]]:
+        """Pair by pair, the most profitable first."""
         while True:
             best, gain = None, 0.0
             for a, b in self._neighbours(groups):
@@ -129,9 +136,10 @@ class _Fuser:
         return found
 
     def _is_convex(self, groups: Sequence[frozenset[Node]], a: frozenset[Node], b: frozenset[Node]) -> bool:
-        """Whether no path leaves the pair and comes back."""
-        dag = self._dag(groups)
-        merged = nx.contracted_nodes(dag, a, b, self_loops=False)
+        """Whether no path leaves the pair and comes back. Nodes of groups not at hand stand for themselves."""
+        at_hand = frozenset().union(*groups)
+        alone = [frozenset((n,)) for n in self.stored if n not in at_hand]
+        merged = nx.contracted_nodes(self._dag([*groups, *alone]), a, b, self_loops=False)
         return nx.is_directed_acyclic_graph(merged)
 
     def _dag(self, groups: Sequence[frozenset[Node]]) -> nx.DiGraph:

@@ -1,0 +1,48 @@
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _maximum(a, b):
+    """The greater, NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit(do_not_specialize=['s0', 's1'])
+def softmax(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
+    pid = tl.program_id(0)
+    i0 = pid * BLOCK_I
+    i = i0 + tl.arange(0, BLOCK_I)
+    in_i = i < s0
+    max_acc = tl.full([BLOCK_I, BLOCK_K], float("-inf"), tl.float32)
+    k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 1 over k
+    for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
+        for k0 in range(k_full if tail else 0, s1 if tail else k_full, BLOCK_K):
+            k = k0 + tl.arange(0, BLOCK_K)
+            in_k = (k < s1) | (tail == 0)
+            x = tl.load(x_ptr + i[:, None] * x_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
+            select = tl.where(in_k[None, :], x, float("-inf"))
+            max_acc = _maximum(max_acc, select)                           # workloads.py:67  return torch.softmax(x, -1)
+    max = tl.reduce(max_acc, 1, _maximum)                                 # workloads.py:67  return torch.softmax(x, -1)
+    sum_acc = tl.full([BLOCK_I, BLOCK_K], 0.0, tl.float32)
+    k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 2 over k
+    for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
+        for k0 in range(k_full if tail else 0, s1 if tail else k_full, BLOCK_K):
+            k = k0 + tl.arange(0, BLOCK_K)
+            in_k = (k < s1) | (tail == 0)
+            x_2 = tl.load(x_ptr + i[:, None] * x_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
+            sub = x_2 - max[:, None]                                      # workloads.py:67  return torch.softmax(x, -1)
+            exp = tl.exp(sub)                                             # workloads.py:67  return torch.softmax(x, -1)
+            select_2 = tl.where(in_k[None, :], exp, 0.0)
+            sum_acc = sum_acc + select_2                                  # workloads.py:67  return torch.softmax(x, -1)
+    sum = tl.sum(sum_acc, 1)                                              # workloads.py:67  return torch.softmax(x, -1)
+    k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 3 over k
+    for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
+        for k0 in range(k_full if tail else 0, s1 if tail else k_full, BLOCK_K):
+            k = k0 + tl.arange(0, BLOCK_K)
+            in_k = (k < s1) | (tail == 0)
+            x_3 = tl.load(x_ptr + i[:, None] * x_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
+            sub_2 = x_3 - max[:, None]                                    # workloads.py:67  return torch.softmax(x, -1)
+            exp_2 = tl.exp(sub_2)                                         # workloads.py:67  return torch.softmax(x, -1)
+            div = exp_2 / sum[:, None]                                    # workloads.py:67  return torch.softmax(x, -1)
+            tl.store(out_ptr + i[:, None] * out_s0 + k[None, :], div, mask=in_i[:, None] & in_k[None, :])  # workloads.py:67  return torch.softmax(x, -1)

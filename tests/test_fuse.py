@@ -1,0 +1,189 @@
+"""Fused functions as users call them: what is compiled when, what is shared, and what eager would have done."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fusedsl import fuse
+from fusedsl.options import Options
+from fusedsl.runtime import counters, load, write_atomically
+from fusedsl.testing import assert_launches, assert_matches
+
+@pytest.fixture(autouse=True)
+def _without_grad():
+    with torch.no_grad():
+        yield
+
+
+def rms_norm(x, weight):
+    return F.rms_norm(x, (x.shape[-1],), weight, 1e-6)
+
+
+def test_a_new_batch_size_neither_retraces_nor_recompiles():
+    f, weight = fuse(rms_norm), torch.randn(96)
+    assert_matches(f, (torch.randn(8, 96), weight))
+    traces, kernels = counters.traces, counters.kernels
+    for batch in (2, 3, 7, 50, 301):
+        assert_matches(f, (torch.randn(batch, 96), weight))
+    assert (counters.traces, counters.kernels) == (traces, kernels)
+
+
+def test_another_row_is_another_kernel_of_the_same_trace():
+    f = fuse(rms_norm)
+    f(torch.randn(8, 96), torch.randn(96))
+    traces = counters.traces
+    assert_matches(f, (torch.randn(8, 200), torch.randn(200)))
+    assert counters.traces == traces
+
+
+def test_sizes_0_and_1():
+    f = fuse(lambda x: torch.softmax(x, -1) + x.sum(0))
+    for shape in ((0, 5), (1, 5), (5, 1), (1, 1), (3, 4)):
+        assert_matches(f, (torch.randn(shape),))
+
+
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.t().contiguous().t(), lambda x: x[::2, 1::3], lambda x: x[:1].expand(9, -1)])
+def test_strides_are_read_as_they_are_and_written_as_eager_writes_them(view):
+    x = view(torch.randn(12, 21))
+    assert_matches(fuse(lambda x: torch.exp(x) * 2), (x,))
+    assert_matches(fuse(lambda x: torch.softmax(x, 1).t()), (x,))
+    assert_matches(fuse(lambda x: x.amax(0, keepdim=True).expand(4, -1)), (x,))
+
+
+def test_inputs_may_overlap():
+    x = torch.randn(100)
+    assert_matches(fuse(lambda a, b: a * b + a), (x[:-1], x[1:]))
+
+
+def test_a_returned_view_of_an_input_aliases_it():
+    x = torch.randn(4, 6)
+    y, z = fuse(lambda x: (x.t(), x + 1))(x)
+    y[0, 0] = 42.0
+    assert x[0, 0] == 42.0 and z.shape == (4, 6)
+
+
+def test_offsets_of_64_bits_of_a_stride_0_tensor():
+    """2^32 elements without their memory: the index passes 2^31, and only the last rows are looked at."""
+    wide = torch.ones(1, 1).expand(2**17, 2**15)
+    f = fuse(lambda x: x[-3:, -5:] * 2)
+    assert torch.equal(f(wide), torch.full((3, 5), 2.0))
+    total = fuse(lambda x: x[:, :4].sum(0))
+    assert torch.equal(total(wide), torch.full((4,), 2.0**17))
+    assert "int64" in f.plan(wide).kernels[0].source
+
+
+def test_offsets_of_64_bits_of_a_strided_tensor():
+    store = torch.empty(2**31 + 64, dtype=torch.int8)  # pages that are never touched take no memory
+    x = store.as_strided((3, 16), (2**30, 1))
+    x.copy_(torch.arange(48, dtype=torch.int8).reshape(3, 16))
+    assert_matches(fuse(lambda x: x + 1), (x,))
+
+
+def test_a_long_column_of_64_bit_indices_is_planned():
+    x = torch.empty(2**33, dtype=torch.float16, device="meta")
+    (kernel,) = fuse(lambda x: torch.exp(x)).plan(x).kernels
+    assert ".to(tl.int64)" in kernel.source and kernel.grid[0] == 2**23
+
+
+def test_a_scalar_loss_is_two_launches_and_reproducible():
+    f, x = fuse(lambda x: (x * x).mean()), torch.randn(300, 1000)
+    assert_launches(f, (x,), 2)
+    assert_matches(f, (x,))
+    assert f(x).item() == f(x).item()
+
+
+def test_chained_reductions_share_a_kernel():
+    def two_norms(x, w):
+        return torch.softmax(F.layer_norm(x, (x.shape[-1],), w), -1)
+
+    assert_launches(fuse(two_norms), (torch.randn(7, 100), torch.randn(100)), 1)
+    assert_matches(fuse(two_norms), (torch.randn(7, 100), torch.randn(100)))
+
+
+def test_outer_inner_and_multi_axis_reductions():
+    x = torch.randn(6, 5, 7, 9)
+    for dim in (0, 1, -1, (0, 2), (1, 3), (0, 1, 2, 3), (2, 3)):
+        assert_matches(fuse(lambda x, dim=dim: x - x.mean(dim, keepdim=True)), (x,))
+        assert_matches(fuse(lambda x, dim=dim: (x.amax(dim), x.var(dim))), (x,))
+
+
+def test_eval_changed_weights_and_changed_globals_are_seen():
+    layer = torch.nn.Sequential(torch.nn.LayerNorm(16), torch.nn.GELU(), torch.nn.Dropout(0.5)).eval()
+    f, x = fuse(layer), torch.randn(4, 16)
+    assert_matches(f, (x,))
+    layer[0].load_state_dict({"weight": torch.randn(16), "bias": torch.randn(16)})
+    assert torch.allclose(f(x), layer(x), atol=1e-6)
+    layer[0].weight = torch.nn.Parameter(torch.ones(16) * 3)
+    assert torch.allclose(f(x), layer(x), atol=1e-6)
+
+
+def test_threads_share_a_function():
+    f, x = fuse(rms_norm), torch.randn(6, 64)
+    weight = torch.randn(64)
+    expected = rms_norm(x, weight)
+    with ThreadPoolExecutor(8) as pool:
+        for result in pool.map(lambda _: _in_thread(f, x, weight), range(16)):
+            assert torch.allclose(result, expected, atol=1e-5)
+
+
+def _in_thread(f, x, weight):
+    with torch.no_grad():
+        return f(x, weight)
+
+
+def test_a_second_process_finds_the_kernel_in_the_cache(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import torch\nfrom fusedsl import fuse\nfrom fusedsl.runtime import counters\n\n\n"
+        "@fuse\ndef f(x):\n    return torch.softmax(x * 2, -1)\n\n\n"
+        "f(torch.randn(4, 32))\nprint(counters.kernels, counters.written)\n"
+    )
+    env = {**os.environ, "FUSEDSL_CACHE_DIR": str(tmp_path / "cache")}
+    runs = [subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [r.stdout.split() for r in runs] == [["1", "1"], ["1", "0"]]
+
+
+def test_the_cache_is_private_and_survives_a_corrupt_file():
+    source = "import triton\n\n\n@triton.jit\ndef kept_kernel():\n    pass\n"
+    load(source, "kept_kernel")
+    (path,) = (Options.from_env().cache_dir / "kernels").glob("kept_kernel_*.py")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(b"\xff garbage")
+    from fusedsl import runtime
+
+    runtime._functions.clear()
+    assert load(source, "kept_kernel").__name__ == "kept_kernel"
+    assert path.read_text() == source
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "kernel.py", "\ud800")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_kernel_has_the_same_bytes():
+    args = (torch.randn(5, 70), torch.randn(70))
+    sources = {fuse(rms_norm).plan(*args).kernels[0].source for _ in range(3)}
+    assert len(sources) == 1
+
+
+def test_two_launches_where_one_would_starve_the_machine():
+    """Normalising by columns and by rows: one kernel would be one program."""
+    f = fuse(lambda x: x / x.sum(0) / x.sum(1, keepdim=True))
+    x = torch.rand(300, 200) + 1
+    assert_matches(f, (x,))
+    assert "too few programs" in f.explain(x) or "some and over all" in f.explain(x) or f.plan(x).launches > 1
+
+
+def test_independent_work_is_not_forced_into_one_kernel():
+    f = fuse(lambda x, y: (x + 1, y * 2))
+    assert f.plan(torch.randn(3, 4), torch.randn(50)).launches == 2

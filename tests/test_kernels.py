@@ -1,0 +1,81 @@
+"""Random graphs through the whole compiler: the printed kernels mean what the graph means."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from strategies import Case, Limits, graph_and_inputs, random_case
+
+from fusedsl.interpret import interpret, sizes_of
+from fusedsl.pipeline import optimise
+from fusedsl.plan import Plan, Planner
+
+CPU = torch.device("cpu")
+SEED = int(os.environ.get("FUSEDSL_SEED", "0"))
+
+
+def plan_of(case: Case, safe: bool = False) -> Plan:
+    sizes = sizes_of(case.graph, case.inputs)
+    return Planner(case.graph, optimise(case.graph)).plan(case.inputs, sizes, CPU, safe=safe)
+
+
+def assert_means_the_same(case: Case, safe: bool = False) -> None:
+    """Fused outputs against eager ones and against f64, by the rule of acceptance; places of NaN and inf as eager's."""
+    sizes = sizes_of(case.graph, case.inputs)
+    eager = interpret(case.graph, case.inputs, sizes)
+    exact = interpret(case.graph, case.inputs, sizes, dtype=torch.float64)
+    fused = plan_of(case, safe).run(case.inputs, CPU)
+    for ours, theirs, truth in zip(fused, eager, exact, strict=True):
+        assert (ours.dtype, ours.shape, ours.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
+        if ours.dtype.is_floating_point:
+            assert_close(ours.double(), theirs.double(), truth.double(), torch.finfo(ours.dtype).eps)
+        else:
+            assert torch.equal(ours, theirs)
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, truth: torch.Tensor, eps: float) -> None:
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    finite = ours.isfinite() & theirs.isfinite() & truth.isfinite()
+    if not finite.any():
+        return
+    scale = max(1.0, truth[finite].abs().max().item())
+    error, eagers = (ours - truth)[finite].abs(), (theirs - truth)[finite].abs()
+    assert error.max() <= 2 * eagers.max() + 4 * eps * scale
+    assert error.mean() <= 1.5 * eagers.mean() + eps * scale
+
+
+# what is drawn here is exact or nearly so: long chains of steep functions have their tests op by op
+STEADY = Limits(ops=None, edges=True)
+
+
+@given(graph_and_inputs(max_ops=10, limits=STEADY))
+def test_kernels_keep_the_meaning_of_random_graphs(case):
+    assert_means_the_same(case)
+
+
+@pytest.mark.parametrize("seed", [3, 8, 47, 117, 130, 179, 203, 235, 2081, 2166, 3266, 3343, 3828, 10474, 10956, 11093, 11400])
+def test_cases_that_were_wrong_once(seed):
+    for ops in (6, 8, 12, 20, 30):
+        assert_means_the_same(random_case(seed, ops))
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 24))
+def test_the_safe_schedule_agrees(seed):
+    """One launch per reduction and output: the schedule that fused ones are measured against."""
+    case = random_case(50_000 + seed, 15)
+    fused, safe = plan_of(case), plan_of(case, safe=True)
+    assert fused.launches <= safe.launches
+    for a, b in zip(fused.run(case.inputs, CPU), safe.run(case.inputs, CPU), strict=True):
+        if a.dtype.is_floating_point:
+            both = a.isfinite() & b.isfinite()
+            scale = max(1.0, b[both].abs().max().item()) if both.any() else 1.0
+            assert torch.allclose(a[both].double(), b[both].double(), rtol=0, atol=64 * torch.finfo(a.dtype).eps * scale)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("seed", range(SEED, SEED + 500))
+def test_a_sweep_of_graphs_of_up_to_30_ops(seed):
+    assert_means_the_same(random_case(100_000 + seed, 30))
