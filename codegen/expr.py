@@ -12,7 +12,6 @@ from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, f32
 
-
 # Types that some target cannot convert (sm_80 has no e4m3): tensors of them are passed as bits, helpers convert.
 # name -> (the type of the bits, from bits, to bits)
 CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3")}
@@ -121,8 +120,13 @@ class ExprText:
             if arg.kind == "const" and not _told_by_others(e, at):
                 texts[at] = literal(arg["value"], arg.dtype, typed=True)
         text = _filled(e, texts)
-        if "libdevice." in text or any(f"{name}(" in text for name in HELPERS):  # functions, unlike operators, take tensors
-            texts = [literal(a["value"], a.dtype, typed=True) if a.kind == "const" else t for a, t in zip(e.args, texts, strict=True)]
+        if "libdevice." in text or any(
+            f"{name}(" in text for name in HELPERS
+        ):  # functions, unlike operators, take tensors
+            texts = [
+                literal(a["value"], a.dtype, typed=True) if a.kind == "const" else t
+                for a, t in zip(e.args, texts, strict=True)
+            ]
             text = _filled(e, texts)
         return text
 
@@ -151,7 +155,9 @@ class ExprText:
 
     def _round(self, e: Expr, want: tuple[Axis, ...]) -> str:
         (source,) = e.args
-        text = literal(source["value"], source.dtype, typed=True) if source.kind == "const" else self.value(source, want)
+        text = (
+            literal(source["value"], source.dtype, typed=True) if source.kind == "const" else self.value(source, want)
+        )
         if e["to"].name in CARRIED:
             _, decode, encode = CARRIED[e["to"].name]
             return f"{decode}({encode}({text}))"

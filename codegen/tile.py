@@ -1,7 +1,7 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
-A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill. What depends on a
-batch size is left out on purpose: a new batch must not compile a new kernel.
+A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill. What
+depends on a batch size is left out on purpose: a new batch must not compile a new kernel.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
 
 
 def _reduction(
-    kernel: Kernel, grid: list[Axis], loops: list[Axis], inner: int, sizes: Mapping[str, int], scale: int, tiles: dict[str, int]
+    kernel: Kernel,
+    grid: list[Axis],
+    loops: list[Axis],
+    inner: int,
+    sizes: Mapping[str, int],
+    scale: int,
+    tiles: dict[str, int],
 ) -> None:
     columns = [a for a in grid if a in kernel.split]
     for axis in grid:
@@ -75,8 +81,8 @@ def _reduction(
 def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:
     """Neighbouring columns that a program reduces: at least a sector's worth, fewer where columns are few."""
     fill = _floor_power(evaluate(axis.extent, sizes) // PROCESSORS)
-    most = max(16, _floor_power(ROW * 4 // inner))
-    return min(most, max(16, min(COLUMNS, fill))) * scale
+    most = _floor_power(MOST * min(scale, 16) // inner)
+    return min(most, max(16, min(COLUMNS, fill)) * scale)
 
 
 def _chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: int, tiles: dict[str, int]) -> None:

@@ -90,11 +90,10 @@ def _used_helpers(body: str) -> list[str]:
 
     def visit(text: str) -> None:
         for name, helper in HELPERS.items():
-            if f"{name}(" in text or f"{name})" in text or f"{name}," in text:
-                if name not in found:
-                    visit(helper.split(":", 1)[1])
-                    if name not in found:
-                        found.append(name)
+            named = f"{name}(" in text or f"{name})" in text or f"{name}," in text
+            if named and name not in found:
+                visit(helper.split(":", 1)[1])
+                found.append(name)
 
     visit(body)
     return found
@@ -158,7 +157,10 @@ class Printer:
         out = self.out
         full = [f"{a.start} + {a.tile} <= {a.size}" for a in self.kernel.split]
         out.line(f"full = {full[0]}" if len(full) == 1 else f"full = {' & '.join(f'({part})' for part in full)}")
-        with out.block("for edge in tl.static_range(2):", "0: every tile is full, 1: at the edge"), out.block("if full != edge:"):
+        with (
+            out.block("for edge in tl.static_range(2):", "0: every tile is full, 1: at the edge"),
+            out.block("if full != edge:"),
+        ):
             self._edges(self.kernel.grid, "edge == 0")
             self._body(self.kernel.body)
 

@@ -40,7 +40,9 @@ class Fused:
         self.function, self.size_names = function, size_names
         self._entries: list[tuple[Traced, Planner]] = []
         self._lock = threading.Lock()
-        functools.update_wrapper(self, function if not isinstance(function, torch.nn.Module) else type(function).forward)
+        functools.update_wrapper(
+            self, function if not isinstance(function, torch.nn.Module) else type(function).forward
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_tracing() or _as_written.get():
@@ -99,8 +101,8 @@ def _device(values: list[Any]) -> torch.device:
 def fuse(function: Callable[..., Any]) -> Fused:
     """Fuses a function of tensors, a method or a module.
 
-    The function is plain torch code; called without the decorator it is its own reference. Results match eager in shape,
-    dtype, device and strides. Tensors may be on a CUDA or ROCm GPU or on the CPU.
+    The function is plain torch code; called without the decorator it is its own reference. Results match eager in
+    shape, dtype, device and strides. Tensors may be on a CUDA or ROCm GPU or on the CPU.
 
     Raises FuseError, with the user's line, where something is not supported: see fusedsl.errors."""
     return Fused(function)

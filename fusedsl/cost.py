@@ -27,8 +27,8 @@ class Machine:
     launch: float = 3e-6  # seconds
 
     def seconds(self, moved: int, programs: int, launches: int = 1) -> float:
-        """Modelled time: launches, and bytes at the share of the bandwidth that so many programs can draw. About half of
-        the processors saturate the memory, so one draws twice its share."""
+        """Modelled time: launches, and bytes at the share of the bandwidth that so many programs can draw. About
+        half of the processors saturate the memory, so one draws twice its share."""
         share = min(1.0, 2 * max(programs, 1) / self.processors)
         return launches * self.launch + moved / (self.bytes_per_second * share)
 
@@ -50,8 +50,8 @@ def known(value: Index, sizes: Sizes) -> int:
 
 
 def elements(index: Iterable[Index], guards: Sequence[Expr], sizes: Sizes) -> int:
-    """How many different elements an access touches: the product over the axes that move it, within its guards. An index
-    read from memory counts one row for each index."""
+    """How many different elements an access touches: the product over the axes that move it, within its guards. An
+    index read from memory counts one row for each index."""
     moving: dict[Variable, None] = {}
     for i in index:
         for v in sorted(variables(i), key=lambda a: a.key):
@@ -143,7 +143,9 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
         guards = statement.origin.args if isinstance(statement, Assign) else ()
         count = _lanes(buffer, index, guards, sizes)
         moving = frozenset(v for i in index for v in variables(i))
-        total[buffer.name] = total.get(buffer.name, 0) + count * _repeats(kernel, moving, loops, tiles, sizes) * buffer.dtype.bytes
+        total[buffer.name] = (
+            total.get(buffer.name, 0) + count * _repeats(kernel, moving, loops, tiles, sizes) * buffer.dtype.bytes
+        )
         key = (buffer.name, _offset_key(buffer, index), guards)
         if key not in seen:
             seen.add(key)

@@ -256,7 +256,8 @@ def _given_dims(value: Any, rank: int, op: str) -> tuple[int, ...]:
 
 
 def _dim_order(value: Any, rank: int, op: str) -> tuple[int, ...]:
-    return tuple(_once([dim_in(d, rank, op) for d in (value if isinstance(value, (tuple, list, range)) else (value,))], op))
+    return tuple(_once([dim_in(d, rank, op) for d in (value if isinstance(value, (tuple, list, range)) else
+    (value,))], op))
 
 
 def _once(dims: list[int], op: str) -> list[int]:
@@ -499,7 +500,8 @@ def build(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         bound = op.signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise BadArgument(op=op.name, name="the call", rule=f"{op.name}{op.signature}", got=str(error), hint="") from None
+        rule = f"{op.name}{op.signature}"
+        raise BadArgument(op=op.name, name="the call", rule=rule, got=str(error), hint="") from None
     bound.apply_defaults()
     nodes: list[Node | None] = []
     for key in op.operands:

@@ -1,14 +1,15 @@
-"""The Kernel: one launch as data. Axes with roles, buffers with layouts, and statements; printed to Triton, never parsed.
+"""The Kernel: one launch as data. Axes with roles, buffers with layouts, and statements; printed to Triton, never
+parsed.
 
-A kernel's program computes one tile of its grid axes. Its body is a list of statements on named tiles: a tile's shape is
-the axes it varies along, in the kernel's one global order, so a printer only inserts `[:, None]`.
+A kernel's program computes one tile of its grid axes. Its body is a list of statements on named tiles: a tile's
+shape is the axes it varies along, in the kernel's one global order, so a printer only inserts `[:, None]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 from .errors import Line
 from .index import Index, Symbol, Variable, atoms, sole_atom
@@ -49,7 +50,7 @@ class Axis:
 
     @property
     def size(self) -> str:
-        """How the text writes the extent: a number, a size, or a parameter of its own for what is computed from sizes."""
+        """The extent as text: a number, a size, or a parameter of its own if it is computed from sizes."""
         if isinstance(self.extent, int) or isinstance(sole_atom(self.extent), Symbol):
             return repr(self.extent)
         return f"size_{self.name}"
@@ -61,7 +62,8 @@ class Axis:
 @dataclass(frozen=True)
 class Buffer:
     """A tensor in memory as the kernel sees it. strides: in elements, a number where it is known, else a symbol that is
-    passed. joins: (outer, inner) dimensions that one stride walks through, stride[outer] == shape[inner] * stride[inner]."""
+    passed. joins: (outer, inner) dimensions that one stride walks through, stride[outer] == shape[inner] *
+    stride[inner]."""
 
     node: Node
     name: str
@@ -107,7 +109,7 @@ def _opaque(index: Index) -> int:
 
 @dataclass(frozen=True)
 class Assign:
-    """name = value; the value's arguments are constants and names. origin: the expression before its parts had names."""
+    """name = value; the value's arguments are constants and names. origin: the expression it was before that."""
 
     name: str
     value: Expr
@@ -167,7 +169,7 @@ class Check:
     line: Line | None = None
 
 
-Statement = Union[Assign, Update, Loop, Store, Check]
+Statement = Assign | Update | Loop | Store | Check
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,9 @@ def _verify(kernel: Kernel, body: Iterable[Statement], names: dict[str, frozense
             _verify(kernel, s.body, inner, axes | {s.axis.variable})
             updated = [u.name for u in _flatten(s.body) if isinstance(u, Update)]
             for state in s.states:
-                assert updated.count(state.name) == 1, f"{kernel.name}: {state.name} is updated {updated.count(state.name)}x"
+                assert updated.count(state.name) == 1, (
+                    f"{kernel.name}: {state.name} is updated {updated.count(state.name)}x"
+                )
                 names[state.name] = frozenset(state.axes)
             continue
         for name, free in _names(s.value):

@@ -1,4 +1,4 @@
-"""How tensors lie in memory: what a kernel may know of strides, kept small so that kernels are shared by many tensors."""
+"""How tensors lie in memory: what a kernel may know of strides, kept small so that many tensors share a kernel."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ WIDE = 2**31 - 2**16  # offsets from here on are computed in 64 bits (a tile may
 
 @dataclass(frozen=True)
 class Layout:
-    """strides: 0 or 1 where they are that, else None (passed to the kernel). joins: see kernel.Buffer. wide: an offset may
-    not fit 32 bits. Alignment is not here: Triton specialises on that of pointers and strides by itself."""
+    """strides: 0 or 1 where they are that, else None (passed to the kernel). joins: see kernel.Buffer. wide: an
+    offset may not fit 32 bits. Alignment is not here: Triton specialises on that of pointers and strides by itself."""
 
     strides: tuple[int | None, ...]
     joins: tuple[tuple[int, int], ...] = ()
@@ -26,7 +26,7 @@ def layout_of(sizes: Sequence[int], strides: Sequence[int]) -> Layout:
     """The layout of a tensor of these sizes and strides (in elements)."""
     strides = [0 if n == 1 else s for n, s in zip(sizes, strides, strict=True)]
     known = tuple(s if s in (0, 1) else None for s in strides)
-    reach = sum((n - 1) * abs(s) for n, s in zip(sizes, strides) if n)
+    reach = sum((n - 1) * abs(s) for n, s in zip(sizes, strides, strict=True) if n)
     count = 1
     for n in sizes:
         count *= n

@@ -1,7 +1,9 @@
 """Graph to scalar expressions: `at(node, indices)` is the value of one element, in terms of the elements of inputs.
 
-Elementwise ops recurse, a view rewrites the indices, a gather substitutes a loaded value for an index, a reduction binds
-fresh axes. What is left of a chain is a list of stores (reference: index-space lowering, design of Halide and XLA fusion).
+Elementwise ops recurse, a view rewrites the indices, a gather substitutes a loaded value for an index, a reduction
+binds
+fresh axes. What is left of a chain is a list of stores (reference: index-space lowering, design of Halide and XLA
+fusion).
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def rename(writes: Iterable[Write], mapping: Mapping[Atom, Index], origin: Origi
     memo: dict[Expr, Expr] = {}
     result = []
     for w in writes:
-        axes = [v for a in w.axes for v in ([a] if a not in mapping else sorted(variables(mapping[a]), key=lambda v: v.key))]
+        axes = [
+            v for a in w.axes for v in ([a] if a not in mapping else sorted(variables(mapping[a]), key=lambda v: v.key))
+        ]
         index = tuple(replace(i, mapping) for i in w.index)
         result.append(Write(w.tensor, tuple(dict.fromkeys(axes)), index, substitute(w.value, mapping, memo)))
     if origin is not None:
@@ -79,7 +83,7 @@ class Lowering:
 
     def write(self, node: Node) -> Write:
         axes = tuple(Variable(f"i{d}", n) for d, n in enumerate(node.shape))
-        index = tuple(0 if n == 1 else poly(a) for a, n in zip(axes, node.shape))
+        index = tuple(0 if n == 1 else poly(a) for a, n in zip(axes, node.shape, strict=True))
         axes = tuple(a for a in axes if a.extent != 1)
         return Write(node, axes, index, self.at(node, index, TRUE, root=True))
 
@@ -118,7 +122,7 @@ class Lowering:
         args = []
         for arg in node.inputs:
             aligned = index[len(index) - arg.rank :] if arg.rank else ()
-            value = self.at(arg, tuple([0 if n == 1 else i for i, n in zip(aligned, arg.shape)]), when)
+            value = self.at(arg, tuple([0 if n == 1 else i for i, n in zip(aligned, arg.shape, strict=True)]), when)
             args.append(value if node.dtype.is_float else _settled(value, arg.dtype))
         if node.op.triton == "{0}" or _keeps_value(node):
             return args[0]
@@ -134,7 +138,9 @@ class Lowering:
             return constant(node.op.reduction.identity(node.dtype), node.dtype.computed)
         axes = {d: Variable(f"r{d}", source.shape[d]) for d in dims}
         rest = iter(index)
-        inner = [(0 if source.shape[d] == 1 else poly(axes[d])) if d in axes else next(rest) for d in range(source.rank)]
+        inner = [
+            (0 if source.shape[d] == 1 else poly(axes[d])) if d in axes else next(rest) for d in range(source.rank)
+        ]
         bound = tuple(a for a in axes.values() if a.extent != 1)
         body = self.at(source, tuple(inner), when)
         if not bound:
@@ -146,8 +152,8 @@ class Lowering:
 
 
 def _settled(value: Expr, dtype: DType) -> Expr:
-    """The value as memory would hold it. A comparison or a conversion to integers jumps where the value hardly changes, so
-    it sees what eager would."""
+    """The value as memory would hold it. A comparison or a conversion to integers jumps where the value hardly
+    changes, so it sees what eager would."""
     if not dtype.is_float or dtype.computed is dtype or value.kind in ("load", "const", "round"):
         return value
     return make("round", value.dtype, (value,), to=dtype)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from . import runtime
+from .codegen.expr import CARRIED
 from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
-from .codegen.expr import CARRIED
 from .codegen.triton import Parameter, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
 from .errors import BadOption
@@ -63,7 +63,9 @@ class RefusedGroup(Exception):
 class Program:
     """The launches of a graph for one choice of layouts and resident rows, for any other sizes."""
 
-    def __init__(self, graph: Graph, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout], safe: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout], safe: bool = False
+    ) -> None:
         refused: dict[frozenset[Node], str] = {}
         while True:
             self.specialised: Specialised = specialise(graph, sizes, safe, refused)
@@ -182,7 +184,15 @@ class Plan:
             moved = self._traffic(step.kernel, config) if grid[0] else Traffic()
             result.append(
                 PlannedKernel(
-                    step.kernel.name, step.source, grid, moved.reads, moved.writes, step.kernel.passes, moved.requested, config, step
+                    step.kernel.name,
+                    step.source,
+                    grid,
+                    moved.reads,
+                    moved.writes,
+                    step.kernel.passes,
+                    moved.requested,
+                    config,
+                    step,
                 )
             )
         return result
@@ -278,7 +288,9 @@ class Plan:
                  f"(compulsory {self.compulsory_bytes:,}), {self.load_bytes:,} bytes requested"]  # fmt: skip
         for k in self.kernels:
             where = "resident" if k.passes == 1 else f"{k.passes} passes"
-            lines.append(f"  {k.name}: grid {k.grid[0]}, {where}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}")
+            lines.append(
+                f"  {k.name}: grid {k.grid[0]}, {where}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}"
+            )
         if self.program.specialised.fixed:
             fixed = ", ".join(f"{k} = {v}" for k, v in sorted(self.program.specialised.fixed.items()))
             lines.append(f"  sizes of resident rows, part of the kernel: {fixed}")
@@ -371,7 +383,9 @@ class Planner:
         self.plans: dict[tuple, Plan] = {}
         self.lock = threading.Lock()
 
-    def plan(self, values: Sequence[Any], sizes: Sizes, device: torch.device, target: str | None = None, safe: bool = False) -> Plan:
+    def plan(
+        self, values: Sequence[Any], sizes: Sizes, device: torch.device, target: str | None = None, safe: bool = False
+    ) -> Plan:
         """The plan for these inputs: of tensors only sizes, strides and dtypes matter."""
         strides = tuple(v.stride() if isinstance(v, torch.Tensor) else () for v in values)
         shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else () for v in values)
@@ -385,7 +399,9 @@ class Planner:
                 plan = self.plans[key] = self._make(values, sizes, shapes, strides, target, safe)
             return plan
 
-    def _make(self, values: Sequence[Any], sizes: Sizes, shapes: tuple, strides: tuple, target: str, safe: bool) -> Plan:
+    def _make(
+        self, values: Sequence[Any], sizes: Sizes, shapes: tuple, strides: tuple, target: str, safe: bool
+    ) -> Plan:
         outs = self._output_strides(values, sizes)
         still = tuple(tuple(d for d, s in enumerate(strides) if s == 0) for strides in outs)
         layouts = tuple(layout_of(n, s) for n, s in zip(shapes, strides, strict=True))
@@ -397,7 +413,12 @@ class Planner:
         return plan
 
     def _program(
-        self, sizes: Sizes, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], still: tuple[tuple[int, ...], ...], safe: bool
+        self,
+        sizes: Sizes,
+        inputs: tuple[Layout, ...],
+        outputs: tuple[Layout, ...],
+        still: tuple[tuple[int, ...], ...],
+        safe: bool,
     ) -> Program:
         """A program made before serves if its rows have these sizes."""
         regime = _regime(self.optimised, sizes)

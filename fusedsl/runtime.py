@@ -1,8 +1,8 @@
 """From Triton source to a launch: modules on disk, compiled kernels in memory, one door per device.
 
 A kernel's source is kept as a module in the user's cache directory under the hash of its text. Files are written beside
-their place and renamed into it, so a kill leaves either the whole file or none, and any number of processes may share them;
-a file whose text is not what its name says is written again.
+their place and renamed into it, so a kill leaves either the whole file or none, and any number of processes may
+share them; a file whose text is not what its name says is written again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from .codegen import interpreter
-from .codegen.tile import Config
 from .codegen.expr import CARRIED
+from .codegen.tile import Config
 from .errors import UnsupportedDevice
 from .options import Options
 from .types import dtype
@@ -113,7 +113,12 @@ def _carried(value: Any) -> Any:
 
 
 def launch(
-    function: Any, grid: tuple[int, int, int], arguments: Mapping[str, Any], config: Config, device: torch.device, hooks: Any = None
+    function: Any,
+    grid: tuple[int, int, int],
+    arguments: Mapping[str, Any],
+    config: Config,
+    device: torch.device,
+    hooks: Any = None,
 ) -> None:
     """Runs a kernel on the current stream of the device, without waiting for it."""
     counters.launches += 1

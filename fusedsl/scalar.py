@@ -1,7 +1,7 @@
 """Scalar expressions: what a kernel computes for one point of its iteration space.
 
-Interned, so equal means identical; every expression knows the axes free in it. Indices are `fusedsl.index` polynomials over
-axes; a value read from memory stands in an index as a `Loaded` atom.
+Interned, so equal means identical; every expression knows the axes free in it. Indices are `fusedsl.index`
+polynomials over axes; a value read from memory stands in an index as a `Loaded` atom.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .index import Index, Symbol, Variable, atoms, free, poly, replace
 from .ir import Node
 from .kernel import Assign, Axis, Buffer, Check, Kernel, Loop, Role, State, Statement, Store, Update, verify
 from .lower import Write
-from .scalar import Expr, Loaded, NONE, children, constant, indices, loaded_in, make, rebuild, select, variables, walk
+from .scalar import NONE, Expr, Loaded, children, constant, indices, loaded_in, make, rebuild, variables, walk
 from .types import bool_
 
 RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
@@ -99,7 +99,9 @@ def global_order(writes: Sequence[Write]) -> list[Variable]:
     order: list[Variable] = []
     runs = [[v for i in w.index for v in sorted(variables(i), key=lambda a: a.key)] for w in writes]
     exprs = walk([w.value for w in writes])
-    runs += [[v for i in e["index"] for v in sorted(variables(i), key=lambda a: a.key)] for e in exprs if e.kind == "load"]
+    runs += [
+        [v for i in e["index"] for v in sorted(variables(i), key=lambda a: a.key)] for e in exprs if e.kind == "load"
+    ]
     runs += [list(e["axes"]) for e in exprs if e.kind == "reduce"]
     runs += [list(w.axes) for w in writes]
     for run in runs:
@@ -117,7 +119,8 @@ def global_order(writes: Sequence[Write]) -> list[Variable]:
 
 def lanes(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> dict[Variable, int]:
     """Axes along which memory is contiguous, or every second to fourth element is used, with the number of accesses for
-    which they are. Of the accesses with the most axes: a vector beside a matrix does not decide how the matrix is walked."""
+    which they are. Of the accesses with the most axes: a vector beside a matrix does not decide how the matrix is
+    walked."""
     count: dict[Variable, int] = {}
     accesses = [(buffers[w.tensor], w.index) for w in writes]
     for e in walk([w.value for w in writes]):
@@ -173,7 +176,9 @@ def schedule(
     return verify(Kernel(name, axes, reads, outputs, tuple(body), split, count, tuple(log)))
 
 
-def _innermost_last(nest: Sequence[Variable], writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> tuple[Variable, ...]:
+def _innermost_last(
+    nest: Sequence[Variable], writes: Sequence[Write], buffers: Mapping[Node, Buffer]
+) -> tuple[Variable, ...]:
     """The axes of a nest, the one with the most contiguous accesses last."""
     contiguous = lanes(writes, buffers)
     order = global_order(writes)
@@ -243,8 +248,8 @@ def _reuse(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> list[froz
 def _tiled(
     outer: Sequence[Variable], contiguous: Mapping[Variable, int], reduces: bool, loads: Sequence[frozenset[Variable]]
 ) -> set[Variable]:
-    """Which axes of the grid are tiled; of the others a program has one index. Beside the contiguous ones, the axis that
-    most loads lack, so that a tile reads a row's weights once for several rows."""
+    """Which axes of the grid are tiled; of the others a program has one index. Beside the contiguous ones, the axis
+    that most loads lack, so that a tile reads a row's weights once for several rows."""
     columns = [a for a in outer if a in contiguous]
     if reduces and columns:
         return {max(columns, key=lambda a: contiguous[a])}
@@ -293,7 +298,9 @@ def _parameter_names(axes: Sequence[Axis], buffers: Mapping[Node, Buffer]) -> se
 class Builder:
     """Places every value in a scope and names it."""
 
-    def __init__(self, axes: Sequence[Axis], nests: Sequence[Nest], buffers: Mapping[Node, Buffer], names: Names) -> None:
+    def __init__(
+        self, axes: Sequence[Axis], nests: Sequence[Nest], buffers: Mapping[Node, Buffer], names: Names
+    ) -> None:
         self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
         self.order = [a.variable for a in axes]
         self.loops = [n for n in nests if not n.resident]
@@ -339,7 +346,7 @@ class Builder:
     def _pass(self, one: Pass, number: int) -> None:
         axes = one.nest.axes
         scopes = [Scope() for _ in axes]
-        self.current = dict(zip(axes, scopes))
+        self.current = dict(zip(axes, scopes, strict=True))
         self.needs = {}
         states: list[State] = []
         finals: list[tuple[Expr, State]] = []
@@ -350,7 +357,7 @@ class Builder:
         for w in one.writes:
             self._store(w, scopes[-1])
         loop: Statement | None = None
-        for axis, scope in reversed(list(zip(axes, scopes))):
+        for axis, scope in reversed(list(zip(axes, scopes, strict=True))):
             body = scope.statements + ([loop] if loop is not None else [])
             inner = self.axes[axis]
             loop = Loop(inner, tuple(states) if axis is axes[0] else (), tuple(body), self._splits(inner), one.number)
@@ -458,7 +465,9 @@ class Builder:
             for loaded in loaded_in(index):
                 mapping[loaded] = poly(Loaded(self.emit(loaded.expr, scope), loaded.below))
         index = tuple(replace(i, mapping) for i in w.index)
-        scope.statements.append(Store(self.buffers[w.tensor], index, value, self._ordered(set(w.axes)), self._line(w.value)))
+        scope.statements.append(
+            Store(self.buffers[w.tensor], index, value, self._ordered(set(w.axes)), self._line(w.value))
+        )
 
     def _place(self, e: Expr) -> Scope:
         inside = [a for a in self.current if a in e.free]
@@ -493,7 +502,6 @@ class Builder:
             name, n = f"{base}{suffix}_{n}", n + 1
         self.taken.add(name)
         return name
-
 
     def _loaded_name(self, e: Expr) -> str:
         buffer = self.buffers[e["tensor"]]

@@ -1,6 +1,7 @@
 """The workload table: chains that peers publish, at their shapes, with what fusing them must show.
 
-Each is a plain torch function. `fusedsl bench workloads` prints, for every workload and dtype: launches, bytes against the
+Each is a plain torch function. `fusedsl bench workloads` prints, for every workload and dtype: launches, bytes
+against the
 compulsory ones, requested bytes against passes, registers and spills on each GPU target, and the error against float64
 on a small shape, where loads and stores are also counted as they happen.
 """
@@ -121,12 +122,18 @@ def concat_gelu(x, y):
     return F.gelu(torch.cat((x, y), dim=-1))
 
 
-def _same(function: Callable[..., Any], shape: Sequence[int], small: Sequence[int], count: int, name: str = "") -> Workload:
+def _same(
+    function: Callable[..., Any], shape: Sequence[int], small: Sequence[int], count: int, name: str = ""
+) -> Workload:
     """A workload whose arguments all have one shape."""
-    return Workload(name or function.__name__, function, (Tensor(tuple(shape)),) * count, (Tensor(tuple(small)),) * count)
+    return Workload(
+        name or function.__name__, function, (Tensor(tuple(shape)),) * count, (Tensor(tuple(small)),) * count
+    )
 
 
-def _rows(function: Callable[..., Any], rows: int, width: int, small: tuple[int, int], matrices: int, vectors: int) -> Workload:
+def _rows(
+    function: Callable[..., Any], rows: int, width: int, small: tuple[int, int], matrices: int, vectors: int
+) -> Workload:
     """A workload of matrices of rows and of vectors as wide as a row."""
 
     def shapes(n: int, k: int) -> tuple[Tensor, ...]:
@@ -154,7 +161,8 @@ WORKLOADS: tuple[Workload, ...] = (
     _same(softmax, (4, 131072), (2, 131072), 1, "softmax_131072"),
     _same(softmax_first, (8192, 512), (1500, 256), 1),
     Workload(
-        "cross_entropy", cross_entropy, (Tensor((4096, 32000)), Tensor((4096,), 32000)), (Tensor((3, 32000)), Tensor((3,), 32000))
+        "cross_entropy", cross_entropy, (Tensor((4096, 32000)), Tensor((4096,), 32000)), (Tensor((3, 32000)),
+        Tensor((3,), 32000))
     ),
     _same(kl_div, (2048, 32000), (3, 32000), 2),
     _rows(rms_norm, 2048, 8192, (6, 1000), 1, 1),

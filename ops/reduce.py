@@ -85,7 +85,7 @@ def restore(x: Node, dim: Sequence[int], keepdim: bool = True) -> Node:
 
 
 def _reduced(op, x: Node, dim: Sequence[int], keepdim: bool) -> Node:
-    return restore(op(x, dim), dim, keepdim) if dim else x
+    return restore(op(x, dim), dim, keepdim) if dim and x.rank else x
 
 
 def top(x: Node, dim: Sequence[int]) -> Node:

@@ -17,6 +17,7 @@ from fusedsl.options import Options
 from fusedsl.runtime import counters, load, write_atomically
 from fusedsl.testing import assert_launches, assert_matches
 
+
 @pytest.fixture(autouse=True)
 def _without_grad():
     with torch.no_grad():
@@ -50,7 +51,9 @@ def test_sizes_0_and_1():
         assert_matches(f, (torch.randn(shape),))
 
 
-@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.t().contiguous().t(), lambda x: x[::2, 1::3], lambda x: x[:1].expand(9, -1)])
+@pytest.mark.parametrize(
+    "view", [lambda x: x, lambda x: x.t().contiguous().t(), lambda x: x[::2, 1::3], lambda x: x[:1].expand(9, -1)]
+)
 def test_strides_are_read_as_they_are_and_written_as_eager_writes_them(view):
     x = view(torch.randn(12, 21))
     assert_matches(fuse(lambda x: torch.exp(x) * 2), (x,))
@@ -147,7 +150,9 @@ def test_a_second_process_finds_the_kernel_in_the_cache(tmp_path):
         "f(torch.randn(4, 32))\nprint(counters.kernels, counters.written)\n"
     )
     env = {**os.environ, "FUSEDSL_CACHE_DIR": str(tmp_path / "cache")}
-    runs = [subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, check=True) for _ in range(2)]
+    runs = [
+        subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, check=True) for _ in range(2)
+    ]
     assert [r.stdout.split() for r in runs] == [["1", "1"], ["1", "0"]]
 
 

@@ -14,7 +14,8 @@ BY_NAME = {w.name: w for w in WORKLOADS}
 
 
 @pytest.mark.parametrize(
-    "name", ["vector_exp", "dyt", "softmax_4096", "softmax_131072", "softmax_first", "cross_entropy", "add_rms_norm_fp8",
+    "name", ["vector_exp", "dyt", "softmax_4096", "softmax_131072", "softmax_first", "cross_entropy",
+    "add_rms_norm_fp8",
              "group_norm_silu", "embedding_norm", "rotary", "concat_gelu"],
 )  # fmt: skip
 def test_workload(golden, name):

@@ -56,7 +56,9 @@ def test_kernels_keep_the_meaning_of_random_graphs(case):
     assert_means_the_same(case)
 
 
-@pytest.mark.parametrize("seed", [3, 8, 47, 117, 130, 179, 203, 235, 2081, 2166, 3266, 3343, 3828, 10474, 10956, 11093, 11400])
+@pytest.mark.parametrize(
+    "seed", [3, 8, 47, 117, 130, 179, 203, 235, 2081, 2166, 3266, 3343, 3828, 10474, 10956, 11093, 11400]
+)
 def test_cases_that_were_wrong_once(seed):
     for ops in (6, 8, 12, 20, 30):
         assert_means_the_same(random_case(seed, ops))
@@ -72,7 +74,9 @@ def test_the_safe_schedule_agrees(seed):
         if a.dtype.is_floating_point:
             both = a.isfinite() & b.isfinite()
             scale = max(1.0, b[both].abs().max().item()) if both.any() else 1.0
-            assert torch.allclose(a[both].double(), b[both].double(), rtol=0, atol=64 * torch.finfo(a.dtype).eps * scale)
+            assert torch.allclose(
+                a[both].double(), b[both].double(), rtol=0, atol=64 * torch.finfo(a.dtype).eps * scale
+            )
 
 
 @pytest.mark.sweep

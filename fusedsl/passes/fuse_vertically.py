@@ -1,9 +1,10 @@
 """Which parts of a graph share a launch.
 
 Every reduction and every output may be a kernel of its own: that is the safe schedule, always legal. Kernels then merge
-along the edges between them, and where they read the same tensors, while one kernel can hold both and the cost rule says
-that it pays: bytes that no longer travel and launches saved, against programs lost. Elementwise producers are recomputed in
-each consumer, and views are index maps of loads, so neither is ever a kernel.
+along the edges between them, and where they read the same tensors, while one kernel can hold both and the cost rule
+says
+that it pays: bytes that no longer travel and launches saved, against programs lost. Elementwise producers are
+recomputed in each consumer, and views are index maps of loads, so neither is ever a kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..cost import REFERENCE, Machine, distinct_bytes, known
 from ..ir import Graph, Node, topological
 from ..kernel import Buffer  # noqa: F401  (the vocabulary of this pass's callers)
 from ..lower import Write, lower
-from ..schedule import Refusal, check, refuse_loops_inside, nests_of
+from ..schedule import Refusal, check, nests_of, refuse_loops_inside
 from .split_groups import split_groups
 from .unify_axes import unify_axes
 
@@ -27,7 +28,7 @@ ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, column
 
 @dataclass(frozen=True)
 class Group:
-    """One launch to be: the nodes that it computes, those of them that it stores, and those that it reads from memory."""
+    """One launch to be: the nodes it computes, those of them that it stores, and those it reads from memory."""
 
     nodes: frozenset[Node]
     stores: tuple[Node, ...]
@@ -49,17 +50,19 @@ def fuse_vertically(
     refused: Mapping[frozenset[Node], str] | None = None,
     machine: Machine = REFERENCE,
 ) -> Partition:
-    """The graph as launches. safe: one per reduction and output, no merging. refused: groups that the schedule could not
-    make one kernel of, and why."""
+    """The graph as launches. safe: one per reduction and output, no merging. refused: groups that the schedule could
+    not make one kernel of, and why."""
     return _Fuser(graph, sizes, machine, refused or {}).run(safe)
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], machine: Machine, refused: Mapping[frozenset[Node], str]) -> None:
+    def __init__(
+        self, graph: Graph, sizes: Mapping[str, int], machine: Machine, refused: Mapping[frozenset[Node], str]
+    ) -> None:
         self.graph, self.sizes, self.machine = graph, sizes, machine
         outputs = [o for o in dict.fromkeys(graph.outputs) if o not in graph.inputs and 0 not in o.shape]
         self.order = {node: i for i, node in enumerate(topological(outputs))}
-        self.stored = [n for n in self.order if n.op.reduction is not None and _is_work(n) or n in outputs]
+        self.stored = [n for n in self.order if (n.op.reduction is not None and _is_work(n)) or n in outputs]
         self.outputs = set(outputs)
         self.inputs = set(graph.inputs)
         self.needs = {n: self._direct(n) for n in self.stored}
@@ -207,7 +210,8 @@ class _Fuser:
             names = " and ".join("+".join(n.op.name for n in sorted(g, key=self.order.__getitem__)) for g in (a, b))
             if why is None and math.isfinite(self._cost(a | b)):
                 lost = self._cost(a | b) - self._cost(a) - self._cost(b)
-                why = f"one launch would be {lost * 1e6:.1f} us slower on {self.machine.name} (modelled): too few programs"
+                slower = f"{lost * 1e6:.1f} us slower on {self.machine.name}"
+                why = f"one launch would be {slower} (modelled): too few programs"
             reasons.append(f"{names}: {why or self.refusals.get(a | b, 'a path between them leaves the pair')}")
         return reasons
 

@@ -1,7 +1,7 @@
 """An axis whose values are chosen piece by piece is written piece by piece, where the pieces are equally long.
 
-The rotary embedding writes `cat(-x[d + D/2], x[d - D/2])`: with d split into (u, r), u unrolled, each piece is a write of
-its own without a choice, and both pieces load the same two halves of x, once.
+The rotary embedding writes `cat(-x[d + D/2], x[d - D/2])`: with d split into (u, r), u unrolled, each piece is a
+write of its own without a choice, and both pieces load the same two halves of x, once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A reduction to few results over much data becomes two: partial results by many programs, then one over the partials.
 
-reduce(x)[...] -> reduce_p(reduce_c(x[p * C + c] where p * C + c < n, else the identity)), the order of combining fixed, so
+reduce(x)[...] -> reduce_p(reduce_c(x[p * C + c] where p * C + c < n, else the identity)), the order of combining
+fixed, so
 results are reproducible bit for bit. (A single launch with a merge comes with the split of loops over programs.)
 """
 

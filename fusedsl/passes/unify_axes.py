@@ -1,7 +1,7 @@
 """Which axes are one: the rule that lets several outputs and reductions share a loop.
 
-A binder is a reduction or a write. The scope of an axis is every axis free in the bodies of its binders. Two axes become
-one if and only if
+A binder is a reduction or a write. The scope of an axis is every axis free in the bodies of its binders. Two axes
+become one if and only if
 
 1. extent: their extents are equal;
 2. evidence: two loads of one tensor become the same load under the substitution, all its pairs at once;
@@ -104,8 +104,8 @@ def _match(a: Expr, b: Expr, pairs: Pairs) -> bool:
             return False
     elif not mine and a._attrs != b._attrs:
         return False
-    return all(_match_index(i, j, pairs) for i, j in zip(mine, theirs)) and all(
-        _match(x, y, pairs) for x, y in zip(a.args, b.args)
+    return all(_match_index(i, j, pairs) for i, j in zip(mine, theirs, strict=True)) and all(
+        _match(x, y, pairs) for x, y in zip(a.args, b.args, strict=True)
     )
 
 
@@ -118,12 +118,16 @@ def _match_index(p: Index, q: Index, pairs: Pairs) -> bool:
     mine, theirs = sorted(_terms(p), key=lambda t: t[0]), sorted(_terms(q), key=lambda t: t[0])
     if [t[0] for t in mine] != [t[0] for t in theirs]:
         return False
-    return all(_match_atoms(x, y, pairs) for (_, xs), (_, ys) in zip(mine, theirs) for x, y in zip(xs, ys))
+    return all(
+        _match_atoms(x, y, pairs)
+        for (_, xs), (_, ys) in zip(mine, theirs, strict=True)
+        for x, y in zip(xs, ys, strict=True)
+    )
 
 
 def _terms(p: Poly) -> Iterator[tuple[tuple, list[Atom]]]:
     for product, factor in p.terms:
-        moving = [a for a in product if isinstance(a, (Variable, Quotient, Loaded))]
+        moving: list[Atom] = [a for a in product if isinstance(a, (Variable, Quotient, Loaded))]
         still = tuple(a.key for a in product if a not in moving)
         yield (still, factor, tuple(type(a).__name__ for a in moving)), moving
 
