@@ -17,6 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from .ttir import in_any_thread
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -110,7 +112,7 @@ def compile_kernel(
     settings = {"enable_fp_fusion": True, **(options or {}), "num_warps": num_warps, "num_stages": num_stages}
     try:
         source = ASTSource(fn, declared, constants, attributes)
-        compiled = triton.compile(source, target=TARGETS[target], options=settings)
+        compiled = in_any_thread(lambda: triton.compile(source, target=TARGETS[target], options=settings))
     except Exception as error:
         raise CompileFailed(fn.__name__, target, str(error) or repr(error)) from error
     asm = {stage: compiled.asm[stage] for stage in compiled.asm if stage != "source"}

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from triton._C.libtriton import ir, passes
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,20 @@ class Function:
     public: bool
 
 
+def in_any_thread(front_end: Callable[[], Result]) -> Result:
+    """What Triton's front end gives, also when another thread is in it.
+
+    CPython 3.11 counts how deep `ast.parse` is for all threads together, and raises SystemError where two meet.
+    """
+    for _ in range(100):
+        try:
+            return front_end()
+        except Exception as error:
+            if "AST constructor recursion depth mismatch" not in str(error):
+                raise
+    return front_end()
+
+
 def ttir_of(fn: JITFunction, signature: Mapping[str, str], constexprs: Mapping[str, object]) -> str:
     """The TTIR that a CUDA target starts from, with helpers inlined, repeated work removed and descriptors lowered.
 
@@ -86,7 +103,7 @@ def ttir_of(fn: JITFunction, signature: Mapping[str, str], constexprs: Mapping[s
     ir.load_dialects(context)
     backend.load_dialects(context)
     codegen = backend.get_codegen_implementation(options)
-    module = source.make_ir(target, options, codegen, backend.get_module_map(), context)
+    module = in_any_thread(lambda: source.make_ir(target, options, codegen, backend.get_module_map(), context))
     manager = ir.pass_manager(context)
     passes.common.add_inliner(manager)
     passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)

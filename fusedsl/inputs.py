@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from .capture import Reader
 from .errors import BadArgument, UnsupportedDevice
 from .index import Index
 from .ir import OPS, Node, intern
 from .numbers import Number
+from .reader import Reader
 from .sizes import Facts
 from .types import Type, dtype, f64, i64
 

@@ -129,9 +129,13 @@ def lanes(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> dict[Varia
     offsets = [buffer.offset(index) for buffer, index in accesses]
     most = max((len(variables(o)) for o in offsets), default=0)
     for offset in offsets:
-        for atom in atoms(offset) if len(variables(offset)) == most else ():
-            if isinstance(atom, Variable) and _coefficient(offset, atom) in (1, 2, 3, 4):
+        steps = {a: _coefficient(offset, a) for a in atoms(offset) if isinstance(a, Variable)}
+        for step in range(1, 5):
+            near = [a for a, c in steps.items() if c == step] if len(variables(offset)) == most else []
+            for atom in near:
                 count[atom] = count.get(atom, 0) + 1
+            if near:
+                break
     return count
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from . import dispatch
-from .capture import Reader, Watch
+from .capture import Watch
 from .dispatch import name_of
 from .errors import (
     BadArgument,
@@ -38,6 +38,7 @@ from .nested import holds, leaves_of, map_leaves, split_first
 from .notes import Notes
 from .numbers import Number
 from .proxy import OWN, Proxy, Step, Storage, Value, is_over, proxy_for
+from .reader import Reader
 from .sizes import Facts, Size, symbols
 from .types import show_shape
 

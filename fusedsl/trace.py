@@ -16,12 +16,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from . import types
-from .capture import Reader, is_constant
 from .errors import FuseError, InPlaceInput, UntraceableCapture, line_of, user_line
 from .inputs import Input, identifier
 from .ir import Graph, Node, applying
 from .numbers import number
 from .proxy import Proxy
+from .reader import Reader, is_constant
 from .results import Bound, Ends, Results, placed
 from .session import Mode, Session, current
 

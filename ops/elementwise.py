@@ -492,6 +492,8 @@ def saturate(x: torch.Tensor, dtype: ToDType):
         return x.to(to)
     if to.is_floating_point:
         return x.to(torch.promote_types(x.dtype, torch.float32)).clamp(low, high).to(to)
-    whole = torch.round(x).double().nan_to_num(0, math.inf, -math.inf) if x.is_floating_point() else x
+    if not x.is_floating_point():
+        return x.to(torch.int64).clamp(max(low, -(2**63)), min(high, 2**63 - 1)).to(to)
+    whole = torch.round(x).double().nan_to_num(0, math.inf, -math.inf)
     bounds = torch.tensor(low).to(to), torch.tensor(high).to(to)
     return torch.where(whole >= high, bounds[1], torch.where(whole <= low, bounds[0], whole.to(to)))

@@ -29,6 +29,7 @@ ORDER = [
     "fusedsl.interpret",
     "fusedsl.sizes",
     "fusedsl.numbers",
+    "fusedsl.reader",
     "fusedsl.capture",
     "fusedsl.nested",
     "fusedsl.notes",

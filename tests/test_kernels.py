@@ -29,7 +29,8 @@ def assert_means_the_same(case: Case, safe: bool = False) -> None:
     exact = interpret(case.graph, case.inputs, sizes, dtype=torch.float64)
     fused = plan_of(case, safe).run(case.inputs, CPU)
     for ours, theirs, truth in zip(fused, eager, exact, strict=True):
-        assert (ours.dtype, ours.shape, ours.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert ours.stride() == theirs.stride() or not ours.numel()
         if ours.dtype.is_floating_point:
             assert_close(ours.double(), theirs.double(), truth.double(), torch.finfo(ours.dtype).eps)
         else:

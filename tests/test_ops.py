@@ -135,6 +135,9 @@ def test_an_expansion_is_what_it_stands_for(name: str, data: st.DataObject) -> N
     call = data.draw(calls(OPS[name], dtypes=("f64", "bool") if edges else ("f64", "i64", "bool"), edges=edges))
     if call is not None and "dtype" in call.arguments and OPS[name].signature.parameters["dtype"].default is None:
         call.arguments["dtype"] = None  # in f64 a narrower one would round nothing
+    for values in call.builder.inputs.values() if call is not None else ():
+        if isinstance(values, torch.Tensor) and values.is_floating_point():
+            values[values.isfinite() & (values.abs() > 1e100)] = 1e3  # what overflows on the way is nobody's promise
     for made, node, value in both(call):
         (result,) = made.run([node], dtype=torch.float64)
         close = TOLERANCE.get(value.dtype, 0)
