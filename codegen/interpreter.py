@@ -73,6 +73,7 @@ def launch(
     """
     bound = _bind(fn, args)
     text = {name: _argument_type(name, value) for name, value in bound.items() if name not in _constexprs(fn, bound)}
+    text.update({p.name: p.annotation_type for p in fn.params if p.annotation_type and p.name in text})
     text.update({name: kind for name, kind in (signature or {}).items() if name in text})
     kernel = _translated(fn, text, {name: value for name, value in bound.items() if name not in text})
     tensors = {name: value for name, value in bound.items() if isinstance(value, torch.Tensor)}

@@ -103,6 +103,16 @@ def _helpers(body: str) -> str:
     return "".join(HELPERS[name].strip() + "\n\n\n" for name in _used_helpers(body))
 
 
+def _declared(p: Parameter) -> str:
+    """A parameter with its type where Triton would not know it: Python's floats are 64 bits wide."""
+    if p.kind == "tile":
+        return f"{p.name}: tl.constexpr"
+    if p.kind == "number":
+        assert p.buffer is not None
+        return f"{p.name}: tl.{p.buffer.dtype.language}"
+    return p.name
+
+
 class Printer:
     """Prints one kernel."""
 
@@ -111,10 +121,9 @@ class Printer:
 
     def function(self) -> None:
         kernel, out = self.kernel, self.out
-        fixed = [p.name for p in parameters(kernel) if p.kind in ("size",)]
+        fixed = [p.name for p in parameters(kernel) if p.kind in ("size", "number")]
         out.line(f"@triton.jit(do_not_specialize={fixed!r})" if fixed else "@triton.jit")
-        names = [p.name + (": tl.constexpr" if p.kind == "tile" else "") for p in parameters(kernel)]
-        with out.block(f"def {kernel.name}({', '.join(names)}):"):
+        with out.block(f"def {kernel.name}({', '.join(map(_declared, parameters(kernel)))}):"):
             self._programs()
             if kernel.split:
                 self._split_body()

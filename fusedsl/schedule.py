@@ -129,13 +129,11 @@ def lanes(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> dict[Varia
     offsets = [buffer.offset(index) for buffer, index in accesses]
     most = max((len(variables(o)) for o in offsets), default=0)
     for offset in offsets:
-        steps = {a: _coefficient(offset, a) for a in atoms(offset) if isinstance(a, Variable)}
-        for step in range(1, 5):
-            near = [a for a, c in steps.items() if c == step] if len(variables(offset)) == most else []
-            for atom in near:
+        if len(variables(offset)) == most:
+            steps = {a: _coefficient(offset, a) for a in atoms(offset) if isinstance(a, Variable)}
+            least = min((c for c in steps.values() if isinstance(c, int) and 1 <= c <= 4), default=0)
+            for atom in (a for a, step in steps.items() if least and step == least):
                 count[atom] = count.get(atom, 0) + 1
-            if near:
-                break
     return count
 
 
