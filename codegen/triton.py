@@ -20,6 +20,8 @@ from fusedsl.schedule import needs_mask
 from .expr import CARRIED, ExprText, literal
 
 COLUMN = 72  # where the user's line stands
+NATIVE_F8 = "NATIVE_F8 = tl.constexpr(True)"
+WITHOUT_F8 = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_87")
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,14 @@ def source(kernel: Kernel) -> str:
 def _imports(body: str) -> str:
     text = body + _helpers(body)
     lines = ["import triton", "import triton.language as tl"]
-    lines += ["from triton.language import target_info"] if "target_info." in text else []
     lines += ["from triton.language.extra import libdevice"] if "libdevice." in text else []
+    lines += ["", NATIVE_F8] if "NATIVE_F8" in text else []
     return "\n".join(lines) + "\n\n\n"
+
+
+def for_target(text: str, target: str) -> str:
+    """A kernel's source for one target: what the target lacks is done in integer arithmetic."""
+    return text.replace(NATIVE_F8, NATIVE_F8.replace("True", "False")) if target in WITHOUT_F8 else text
 
 
 def _used_helpers(body: str) -> list[str]:

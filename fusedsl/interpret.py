@@ -72,6 +72,15 @@ def _expanded(graph: Graph) -> Graph:
     return graph
 
 
+def _laid_out(result: torch.Tensor, args: Sequence[Value | None]) -> torch.Tensor:
+    """A meta result with the strides that the kernels of all pointwise functions choose for two operands; torch's meta
+    functions of copysign, xlogy and floor_divide choose others."""
+    tensors = [torch.empty_strided(a.shape, a.stride(), device="meta") for a in args if isinstance(a, torch.Tensor)]
+    if len(tensors) != 2:
+        return result
+    return torch.empty_strided(result.shape, torch.add(*tensors).stride(), dtype=result.dtype, device="meta")
+
+
 class Machine:
     """Runs nodes one at a time, for given sizes, with floats narrower than `dtype` in it."""
 
@@ -138,7 +147,7 @@ class Machine:
         if any(a is not None and a.type.weak for a in node.args):  # a number as a tensor promotes like one
             result = result.to(wanted)
         assert result.dtype == wanted, f"the reference gives {result.dtype}: {node} of {node.args}"
-        return result
+        return _laid_out(result, args) if result.is_meta and node.op.kind == "elementwise" else result
 
     def _call(self, node: Node, args: list[Any]) -> torch.Tensor:
         attrs = {key: self._attribute(value) for key, value in node.attrs}

@@ -16,7 +16,7 @@ from . import runtime
 from .codegen.expr import CARRIED
 from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
-from .codegen.triton import Parameter, parameters, source
+from .codegen.triton import Parameter, for_target, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
 from .errors import BadOption
 from .index import evaluate
@@ -47,9 +47,9 @@ class Step:
     source: str
     parameters: tuple[Parameter, ...]
 
-    @property
-    def function(self) -> Any:
-        return runtime.load(self.source, self.kernel.name)
+    def function(self, target: str) -> Any:
+        """The @triton.jit function for a target."""
+        return runtime.load(for_target(self.source, target), self.kernel.name)
 
 
 class RefusedGroup(Exception):
@@ -278,7 +278,7 @@ class Plan:
                 if p.kind == "stride" and value % 16 == 0:
                     divisible.add(p.name)
         return compile_kernel(
-            step.function, signature, dict(config.tiles), target,
+            step.function(target), signature, dict(config.tiles), target,
             num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(divisible),
         )  # fmt: skip
 
@@ -337,7 +337,7 @@ class Plan:
             memory[node] = torch.empty(shape, dtype=node.dtype.torch, device=device)
         for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self._constants, strict=True):
             if grid[0]:
-                runtime.launch(step.function, grid, _arguments(step, memory, fixed), config, device, hooks)
+                runtime.launch(step.function(self.target), grid, _arguments(step, memory, fixed), config, device, hooks)
         return [
             memory[o] if shape == held else memory[o].as_strided(shape, strides)
             for o, shape, held, strides in zip(

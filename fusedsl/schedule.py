@@ -282,7 +282,7 @@ class Pass:
 
 
 # what the printed text uses beside names of its own
-RESERVED = frozenset({"tl", "triton", "libdevice", "target_info", "pid", "full", "edge", "tail", "range", "float"})
+RESERVED = frozenset({"tl", "triton", "libdevice", "pid", "full", "edge", "tail", "range", "float"})
 
 
 def _parameter_names(axes: Sequence[Axis], buffers: Mapping[Node, Buffer]) -> set[str]:

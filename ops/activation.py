@@ -155,7 +155,7 @@ def hardshrink(x: torch.Tensor, lambd: Number = 0.5):
 @declare(expand=rounded_once(lambda x: clamp(x, None, 0) - log1p(exp(-abs(x)))))
 def logsigmoid(x: torch.Tensor):
     """ln sigmoid(x)"""
-    return F.logsigmoid(x)
+    return F.logsigmoid(x.contiguous())  # as its CPU kernel lays out the result; the meta one does not
 
 
 @declare(expand=lambda x, threshold, value: where(x <= threshold, _as(value, x), x))

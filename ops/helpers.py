@@ -147,12 +147,12 @@ def _shift_right(a, n):
     inside = (n >= 0) & (n < bits)
     return tl.where(inside, a >> tl.where(inside, n, 0), tl.where(a < 0, a | ~(a ^ a), a ^ a))
 ''',
-    # e4m3 as bits. sm_80 cannot convert it, so there integer arithmetic does; elsewhere it is one instruction. Both
-    # round to nearest even, and to 448 what is greater.
+    # e4m3 as bits. sm_80 cannot convert it: there NATIVE_F8, a constant of the module, is False, and integer arithmetic
+    # does it; elsewhere it is one instruction. Both round to nearest even, and to 448 what is greater.
     "_to_e4m3": '''
 @triton.jit
 def _to_e4m3(x):
-    if target_info.is_cuda() and not target_info.cuda_capability_geq(8, 9):
+    if not NATIVE_F8:
         size = tl.abs(x)
         tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # 16384 has a last place of 2^-9
         bits = size.to(tl.int32, bitcast=True)
@@ -166,7 +166,7 @@ def _to_e4m3(x):
     "_from_e4m3": '''
 @triton.jit
 def _from_e4m3(bits):
-    if target_info.is_cuda() and not target_info.cuda_capability_geq(8, 9):
+    if not NATIVE_F8:
         size = ((bits.to(tl.uint16) & 0x7F) << 7).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
         size = tl.where((bits & 0x7F) == 0x7F, float("nan"), size)
         return tl.where(bits >= 128, -size, size)
@@ -179,7 +179,7 @@ def _from_e4m3(bits):
 def _to_e5m2(x):
     size = tl.abs(x)
     bits = size.to(tl.int32, bitcast=True)
-    if target_info.is_cuda() and target_info.cuda_capability_geq(8, 9):
+    if NATIVE_F8:
         code = size.to(tl.float8e5).to(tl.uint8, bitcast=True).to(tl.int32)
     else:
         tiny = (size + 128.0).to(tl.int32, bitcast=True) - 0x43000000  # 128 has a last place of 2^-16

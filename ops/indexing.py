@@ -175,8 +175,9 @@ def _pick_lower(context, node: Node, index: Sequence[Index]):
 def pick(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
     """The first tensor at indices from 0, which the other tensors give for `dims`; their dimensions go to `place`."""
     x, *indices = tensors
-    moved = x.movedim(dims, tuple(range(len(dims))))
-    found = torch.ops.aten.index(moved, [t.long() for t in indices])  # moved[...] reads what an index of no dims holds
+    # indexing reads an index of no dims, and selects there: on meta tensors it cannot, and any place will do
+    at = tuple(0 if t.is_meta and t.ndim == 0 else t.long() for t in indices)
+    found = x.movedim(dims, tuple(range(len(dims))))[at]
     rank = found.ndim - (x.ndim - len(dims))
     return found.movedim(tuple(range(rank)), tuple(range(place, place + rank)))
 

@@ -150,7 +150,7 @@ def _batch_norm(x: Node, mean: Node, var: Node, weight: Node | None, bias: Node 
 def batch_norm(x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor,
                weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: Number = 1e-5):  # fmt: skip
     """(x - running_mean) / sqrt(running_var + eps) * weight + bias along dim 1: batch norm in eval mode"""
-    return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    return F.batch_norm(x.contiguous(), running_mean, running_var, weight, bias, eps=eps)  # so lies its result
 
 
 def _normalize(x: Node, p: float, dim: Sequence[int], eps: float) -> Node:

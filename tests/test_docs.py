@@ -2,7 +2,7 @@
 
 The blocks of a document are run in order, in one namespace, by the words after their fence:
 
-    ```python           is run. A first line `# model.py` makes it that file, for comments with the user's line and for sh
+    ```python           is run. A first line `# model.py` makes it that file, in kernels' comments and for sh
     ```python raises    must raise; its output is the error
     ```python no-run    is only shown
     ```sh               of its lines those that start with `fusedsl` are run, beside the files
@@ -36,6 +36,7 @@ from fusedsl.cli import app
 from tests.test_architecture import MODULES, ROOT, row
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WORDS = {"raises", "no-run", "output"}
 DOTS = "..."
 
 each_doc = pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
@@ -65,7 +66,9 @@ def blocks(doc: Path) -> Iterator[Block]:
     assert 2 * len(found) == page.count("```"), f"{doc.name}: write fences at the start of a line, with a language"
     for each in found:
         row = page.count("\n", 0, each.start()) + 1
-        yield Block(doc, row, each[1], tuple(each[2].split()), each[3], each.span(3))
+        block = Block(doc, row, each[1], tuple(each[2].split()), each[3], each.span(3))
+        assert WORDS.issuperset(block.words), f"{block}: the words are {', '.join(sorted(WORDS))}"
+        yield block
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     reader = Reader(tmp_path)
     monkeypatch.chdir(reader.files)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    registries = [(registry, dict(registry)) for registry in (ir.OPS, ir.SPELLINGS)]
+    registries: list[tuple[dict, dict]] = [(registry, dict(registry)) for registry in (ir.OPS, ir.SPELLINGS)]
     yield reader
     for registry, before in registries:
         registry.clear()
@@ -169,8 +172,18 @@ def test_blocks_run_and_print_what_is_shown(doc: Path, reader: Reader, golden) -
         doc.write_text(page)
 
 
+@pytest.mark.parametrize(
+    ("shown", "fits"),
+    [("a\nb\nc\n", True), ("a\n...\nc\n", True), ("...\nc\n", True), ("a\n    ...\n", True), ("a\n...\nb\nc\n", True),
+     ("a\nc\n", False), ("...\nb\n", False), ("a\n...\nx\n...\n", False), ("", False)],
+)  # fmt: skip
+def test_lines_of_dots_stand_for_any_lines(shown: str, fits: bool) -> None:
+    assert agrees("a\nb\nc\n", shown) is fits
+
+
 def mismatch(block: Block, printed: str) -> str:
-    diff = difflib.unified_diff(block.text.splitlines(), clean(printed).splitlines(), str(block), "printed", lineterm="")
+    shown, now = block.text.splitlines(), clean(printed).splitlines()
+    diff = difflib.unified_diff(shown, now, str(block), "printed", lineterm="")
     return "\n".join([*diff, "", "If this is meant, run `make golden`, or edit an output with dots by hand."])
 
 
@@ -214,4 +227,4 @@ def test_the_table_of_modules_is_whole_and_in_order() -> None:
     modules = {str(file.relative_to(ROOT)): module for module, file in MODULES.items() if file.name[0] != "_"}
     table = re.findall(r"^\| `([\w/]+\.py)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.M)
     assert sorted(table) == sorted(modules), "docs/architecture.md has a row for every module, and for no other"
-    assert table == sorted(table, key=lambda name: row(modules[name]) or 0), "in the order of tests/test_architecture.py"
+    assert table == sorted(table, key=lambda name: row(modules[name]) or 0), "keep the order of test_architecture.py"

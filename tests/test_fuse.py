@@ -192,3 +192,22 @@ def test_two_launches_where_one_would_starve_the_machine():
 def test_independent_work_is_not_forced_into_one_kernel():
     f = fuse(lambda x, y: (x + 1, y * 2))
     assert f.plan(torch.randn(3, 4), torch.randn(50)).launches == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_f8_by_integer_arithmetic_is_f8_by_instruction(dtype):
+    """What sm_80 runs, on every value of the type, on values half-way between two, and on what lies beyond."""
+    values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    finite = values[values.isfinite()].sort().values
+    x = torch.cat([values, (finite[1:] + finite[:-1]) / 2, torch.randn(5000) * 300, torch.tensor([1e30, -1e30, 1e-30])])
+    f = fuse(lambda x: x.to(dtype))
+    _, planner, bound = f._entry((x,), {})
+    plan = planner.plan(bound.values, bound.sizes, torch.device("cpu"), target="sm_80")
+    (out,) = plan.run(bound.values, torch.device("cpu"))
+    assert torch.equal(out.view(torch.uint8), x.to(dtype).view(torch.uint8))
+    back = fuse(lambda y: y.float() * 2)
+    _, planner, bound = back._entry((x.to(dtype),), {})
+    (out,) = planner.plan(bound.values, bound.sizes, torch.device("cpu"), target="sm_80").run(
+        bound.values, torch.device("cpu")
+    )
+    assert torch.equal(out.nan_to_num(7), (x.to(dtype).float() * 2).nan_to_num(7))

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from strategies import Case, Limits, graph_and_inputs, random_case
 
+import fusedsl.ops  # noqa: F401  (declares them)
 from fusedsl.interpret import interpret, sizes_of
+from fusedsl.ir import OPS
 from fusedsl.pipeline import optimise
 from fusedsl.plan import Plan, Planner
 
@@ -63,6 +65,14 @@ def test_kernels_keep_the_meaning_of_random_graphs(case):
 def test_cases_that_were_wrong_once(seed):
     for ops in (6, 8, 12, 20, 30):
         assert_means_the_same(random_case(seed, ops))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OPS if name not in ("input", "const", "size")])
+def test_every_ops_kernel_agrees_with_its_reference(name):
+    """One or two applications of the op, on edge values, odd shapes, strides and all its dtypes."""
+    for seed in range(SEED, SEED + 4):
+        assert_means_the_same(random_case(seed, 3, Limits(ops={name})))
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 24))

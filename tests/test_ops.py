@@ -40,7 +40,8 @@ from tests.strategies import CALLS, NOT_DRAWN, Builder, Hypothesis, Limits, Refu
 DRAWN = [name for name in OPS if name not in NOT_DRAWN]
 TORCH_REFUSES = (RuntimeError, TypeError, NotImplementedError, IndexError, ValueError, ZeroDivisionError,
                  AttributeError)  # fmt: skip
-FEW = hypothesis.settings(max_examples=12)
+FEW = hypothesis.settings(max_examples=hypothesis.settings().max_examples // 3)  # for each of some 200 ops
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about its own functions
 
 
 class Call:
@@ -324,7 +325,6 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", CALLS_OF_TORCH)
-@pytest.mark.filterwarnings("ignore:reduction")
 def test_torchs_forms_of_call(kind: str) -> None:
     values = tensors()
     for text in filter(None, map(str.strip, CALLS_OF_TORCH[kind].split(";"))):
