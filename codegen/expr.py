@@ -12,9 +12,10 @@ from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, f32
 
-# Types that some target cannot convert (sm_80 has no e4m3): tensors of them are passed as bits, helpers convert.
+# Types whose conversion targets lack (sm_80 has no e4m3) or do otherwise than torch (e5m2 goes on to inf): tensors of
+# them are passed as bits, helpers convert.
 # name -> (the type of the bits, from bits, to bits)
-CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3")}
+CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3"), "f8e5m2": ("u8", "_from_e5m2", "_to_e5m2")}
 
 
 def literal(value: bool | int | float, dtype: DType, typed: bool = False) -> str:
