@@ -72,9 +72,12 @@ def _expanded(graph: Graph) -> Graph:
     return graph
 
 
+# Pointwise functions whose results on meta tensors are laid out in another way than those of torch's kernels.
+_OTHER_LAYOUT = {"copysign", "floor_divide", "logaddexp", "xlogy"}
+
+
 def _laid_out(result: torch.Tensor, args: Sequence[Value | None]) -> torch.Tensor:
-    """A meta result with the strides that the kernels of all pointwise functions choose for two operands; torch's meta
-    functions of copysign, xlogy and floor_divide choose others."""
+    """A meta result with the strides that a kernel would choose, as of any pointwise function of two operands."""
     tensors = [torch.empty_strided(a.shape, a.stride(), device="meta") for a in args if isinstance(a, torch.Tensor)]
     if len(tensors) != 2:
         return result
@@ -147,7 +150,7 @@ class Machine:
         if any(a is not None and a.type.weak for a in node.args):  # a number as a tensor promotes like one
             result = result.to(wanted)
         assert result.dtype == wanted, f"the reference gives {result.dtype}: {node} of {node.args}"
-        return _laid_out(result, args) if result.is_meta and node.op.kind == "elementwise" else result
+        return _laid_out(result, args) if result.is_meta and node.op.name in _OTHER_LAYOUT else result
 
     def _call(self, node: Node, args: list[Any]) -> torch.Tensor:
         attrs = {key: self._attribute(value) for key, value in node.attrs}

@@ -735,7 +735,7 @@ def shape_kernel(x, index, out, BLOCK: tl.constexpr):
     tl.store(out + 4 * BLOCK + i, tl.sort(v, descending=True))
     tl.store(out + 5 * BLOCK + i, tl.cat(b, a, can_reorder=True))
     tl.store(out + 6 * BLOCK + i, tl.reshape(tl.broadcast_to(tl.arange(0, 8)[:, None], (8, BLOCK // 8)), (BLOCK,)))
-    tl.store(out + 7 * BLOCK + i, tl.flip(v.reshape(BLOCK)))
+    tl.store(out + 7 * BLOCK + i, tl.flip(v, 0))
 
 
 @pytest.mark.filterwarnings("ignore:tl.cat")  # can_reorder=True is deprecated, and what Triton 3.6 has
@@ -896,7 +896,7 @@ def control_kernel(out, first, last, step, UNROLL: tl.constexpr):
     tl.store(base + 2, collatz(last + 1))
     tl.store(base + 3, noinline_triangle(pid + 4))
     tl.store(base + 4, pick(last) if pid == 0 else pick(-last))
-    tl.store(base + 5, pid if 0 < pid < 3 and last > 1 else -1)
+    tl.store(base + 5, pid if pid > 0 and pid < 3 and last > 1 else -1)
     tl.store(base + 6, 1 if not pid > 0 else 0)
     tl.store(base + 7, tl.num_programs(0) + tl.cdiv(last, 7))
 
