@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Callable
 
-from fusedsl.index import Atom, Index, Poly, Quotient, Remainder, Symbol, Variable, bounds, is_nonnegative
+from fusedsl.index import Atom, Index, Quotient, Remainder, Symbol, Variable, bounds, is_nonnegative
 from fusedsl.kernel import Axis, Kernel
 from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
@@ -215,5 +215,3 @@ def _balanced(a: Index, b: Index) -> tuple[Index, Index]:
 def _grouped(text: str) -> str:
     return f"({text})" if " " in text and not (text.startswith("(") and text.endswith(")")) else text
 
-
-__all__ = ["ExprText", "Poly", "literal"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .index import Index, Variable, atoms, evaluate, free, replace
+from .index import Index, Variable, atoms, evaluate, replace
 from .ir import Node
-from .kernel import Assign, Axis, Buffer, Kernel, Loop, Statement, Store
+from .kernel import Assign, Axis, Kernel, Loop, Statement, Store
 from .lower import Write
-from .scalar import Expr, Loaded, loaded_in, variables, walk
+from .scalar import Expr, Loaded, variables, walk
 
 Sizes = Mapping[str, int]
 
@@ -85,10 +85,6 @@ def _narrowed(guard: Expr, v: Variable, low: int, high: int, sizes: Sizes) -> tu
     return low, high
 
 
-def guards_of(e: Expr) -> list[Expr]:
-    return list(e.args)
-
-
 # ---- bytes of a list of writes ---------------------------------------------------------------------------------------
 
 
@@ -98,7 +94,7 @@ def distinct_bytes(writes: Sequence[Write], sizes: Sizes) -> tuple[dict[Node, in
     for e in walk([w.value for w in writes]):
         if e.kind == "load" and not e["tensor"].is_number:
             node = e["tensor"]
-            count = reads.get(node, 0) + elements(e["index"], guards_of(e), sizes)
+            count = reads.get(node, 0) + elements(e["index"], e.args, sizes)
             reads[node] = min(count, known(node.type.size, sizes))
     stored: dict[Node, int] = {}
     for w in writes:
@@ -141,31 +137,18 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
         else:
             continue
         guards = statement.origin.args if isinstance(statement, Assign) else ()
-        count = _lanes(buffer, index, guards, sizes)
+        count = elements(index, guards, sizes)
         moving = frozenset(v for i in index for v in variables(i))
         total[buffer.name] = (
             total.get(buffer.name, 0) + count * _repeats(kernel, moving, loops, tiles, sizes) * buffer.dtype.bytes
         )
-        key = (buffer.name, _offset_key(buffer, index), guards)
+        place = buffer.offset(index)
+        key = (buffer.name, place, guards)
         if key not in seen:
             seen.add(key)
-            there = into.get(buffer.name, 0) + _distinct(buffer, index, guards, sizes) * buffer.dtype.bytes
+            there = into.get(buffer.name, 0) + elements((place,), guards, sizes) * buffer.dtype.bytes
             into[buffer.name] = min(there, footprints[buffer.name] * buffer.dtype.bytes)
     return Traffic(reads, writes, requested, stored)
-
-
-def _offset_key(buffer: Buffer, index: tuple[Index, ...]) -> Index:
-    return buffer.offset(index)
-
-
-def _distinct(buffer: Buffer, index: tuple[Index, ...], guards: Sequence[Expr], sizes: Sizes) -> int:
-    """Different elements of memory: an axis along which the stride is 0 moves nothing."""
-    return elements((buffer.offset(index),), guards, sizes)
-
-
-def _lanes(buffer: Buffer, index: tuple[Index, ...], guards: Sequence[Expr], sizes: Sizes) -> int:
-    """Lanes that load: every axis of the tile, whether or not it moves in memory."""
-    return elements(index, guards, sizes)
 
 
 def _repeats(kernel: Kernel, moving: frozenset, loops: Sequence[Axis], tiles: Mapping[str, int], sizes: Sizes) -> int:
@@ -185,5 +168,3 @@ def _with_loops(body: Iterable[Statement], loops: tuple[Axis, ...]) -> Iterable[
         else:
             yield s, loops
 
-
-__all__ = ["MACHINES", "REFERENCE", "Machine", "Traffic", "distinct_bytes", "free", "loaded_in", "traffic"]

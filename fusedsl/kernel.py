@@ -305,5 +305,3 @@ def _names(e: Expr) -> Iterator[tuple[str, frozenset]]:
     for part in parts:
         yield from _names(part)
 
-
-__all__ = ["Assign", "Axis", "Buffer", "Check", "Kernel", "Loop", "State", "Statement", "Store", "Update", "verify"]

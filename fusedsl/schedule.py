@@ -19,11 +19,10 @@ from .index import Index, Symbol, Variable, atoms, free, poly, replace
 from .ir import Node
 from .kernel import Assign, Axis, Buffer, Check, Kernel, Loop, Role, State, Statement, Store, Update, verify
 from .lower import Write
-from .scalar import NONE, Expr, Loaded, children, constant, indices, loaded_in, make, rebuild, variables, walk
+from .scalar import Expr, Loaded, children, constant, indices, loaded_in, make, rebuild, variables, walk
 from .types import bool_
 
 RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
-INNER = 256  # extent up to which a reduction inside another reduction's body is resident
 
 
 class Refusal(Exception):
@@ -575,5 +574,3 @@ def _apply(e: Expr, values: list) -> object:
     except RuntimeError:  # a division of integers by the 0 of a masked lane
         return None
 
-
-__all__ = ["NONE", "Builder", "Names", "Refusal", "schedule"]

@@ -211,7 +211,8 @@ def clamp(x: torch.Tensor, min: torch.Tensor | None = None, max: torch.Tensor | 
     """minimum(maximum(x, min), max), without the bound that is None"""
     if isinstance(min, torch.Tensor) != isinstance(max, torch.Tensor) and min is not None and max is not None:
         min, max = torch.as_tensor(min, device=x.device), torch.as_tensor(max, device=x.device)
-    return torch.clamp(x, min, max)
+    bounded = x if min is None else torch.clamp(x, min=min)
+    return bounded if max is None and min is not None else torch.clamp(bounded, max=max)
 
 
 @declare(expand=lambda x, min: clamp(x, min))

@@ -187,7 +187,7 @@ _POWERS = {
 
 def _pow(x: Node, exponent: Node) -> Node:
     dt = common([x.type, exponent.type], "pow")
-    if x.op.name == "const" and x["value"] == 2 and dt.is_float:
+    if x.op.name == "const" and x["value"] == 2 and dt.is_float and not exponent.type.weak:
         return narrow(exp2(wide(exponent, dt)), dt)
     if exponent.op.name != "const":
         return power(x, exponent)

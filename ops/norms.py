@@ -11,12 +11,12 @@ from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree, ShapesDisagree
 from fusedsl.index import divide_exactly
 from fusedsl.ir import Dim, Dims, MaybeDType, MaybeNumber, Node, Number, Size, Sizes, declare
-from fusedsl.types import DType, same_size, show_shape
+from fusedsl.types import DType, broadcast, same_size, show_shape
 
 from .compare import clamp_min
 from .convert import float_of, narrow, torch_dtype, wide
 from .elementwise import exp, log, rsqrt
-from .movement import reshape, unsqueeze
+from .movement import expand, reshape, unsqueeze
 from .reduce import maybe, mean, sum, top, vector_norm
 
 
@@ -167,7 +167,8 @@ def normalize(x: torch.Tensor, p: Number = 2.0, dim: Dims = 1, eps: Number = 1e-
 
 def _cosine_similarity(x: Node, x2: Node, dim: int, eps: float) -> Node:
     dt = float_of(x, x2)
-    a, b = wide(x, dt), wide(x2, dt)
+    shape = broadcast([x.shape, x2.shape], "cosine_similarity")
+    a, b = (expand(wide(v, dt), shape) for v in (x, x2))
     lengths = [clamp_min(vector_norm(v, 2, dim), eps) for v in (a, b)]
     return narrow(sum(a * b, dim) / (lengths[0] * lengths[1]), dt)
 

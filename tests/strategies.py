@@ -128,7 +128,7 @@ def fill(shape: Sequence[int], dt: DType, domain: Domain, seed: int, edges: bool
 
 
 def _simple(count: int, low: float, high: float) -> torch.Tensor:
-    span = max(int(high - low), 1)
+    span = int(high - low)
     return torch.tensor([low + (k + 1) % (span + 1) for k in range(count)], dtype=torch.float64)
 
 

@@ -17,7 +17,6 @@ import networkx as nx
 
 from ..cost import REFERENCE, Machine, distinct_bytes, known
 from ..ir import Graph, Node, topological
-from ..kernel import Buffer  # noqa: F401  (the vocabulary of this pass's callers)
 from ..lower import Write, lower
 from ..schedule import Refusal, check, nests_of, refuse_loops_inside
 from .split_groups import split_groups
