@@ -16,7 +16,7 @@ help:
 	@echo "make check    ruff, pyright and the tests"
 	@echo "make golden   rewrite tests/golden from what the code prints now; review the diff as code"
 	@echo "make sweep    every property on many fresh inputs; FUSEDSL_SEED=N repeats a run"
-	@echo "make demo     a language model with packed weights, end to end"
+	@echo "make demo     a language model, its chains in fused kernels, end to end"
 	@echo "make clean    remove what the others made, .venv included"
 
 test: $(VENV)/ready

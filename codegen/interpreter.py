@@ -196,7 +196,7 @@ class _Range:
         bytes_touched, offsets = self.touched[kind], addresses - self.low
         if not (offsets & (size - 1)).any():
             words = bytes_touched.view(f"u{size}")
-            words[offsets // size] = int.from_bytes(b"\1" * size, "little")
+            words[offsets >> (size.bit_length() - 1)] = int.from_bytes(b"\1" * size, "little")
         else:
             for byte in range(size):
                 bytes_touched[offsets + byte] = True
@@ -587,7 +587,8 @@ class _View:
     all = property(lambda self: ", ".join(self._operands))
     optional = property(lambda self: [*self._operands, "None", "None"])
     as_signed = property(
-        lambda self: f"sign_extend({self._operands[0]}, 32)" if self.source == "i1" else self._operands[0])
+        lambda self: f"sign_extend({self._operands[0]}, 32)" if self.source == "i1" else self._operands[0]
+    )
 
 
 def _name(value: str) -> str:
@@ -642,6 +643,7 @@ class _Translator:
         self.lines: list[str] = []
         self.depth = 0
         self.values: list[Any] = []  # constants and functions that the text refers to as `K[i]`
+        self.labels: dict[str, tuple[int, list[str]]] = {}  # the blocks that a branch can go to, and their arguments
         self.yields: list[list[str]] = []  # what the innermost scf.yield assigns to
         self.regions = 0
 
@@ -705,9 +707,10 @@ class _Translator:
         if len(blocks) == 1:
             self._ops(blocks[0])
             return
-        self.labels = {block.label: (i, _names(block.arguments)) for i, block in enumerate(blocks)}
+        outer, self.labels = self.labels, {b.label: (i, _names(b.arguments)) for i, b in enumerate(blocks)}
         self._line("block = 0")
         self._indented("while True:", lambda: self._dispatch(blocks))
+        self.labels = outer
 
     def _dispatch(self, blocks: list[Block]) -> None:
         for i, block in enumerate(blocks):
@@ -732,8 +735,9 @@ class _Translator:
             return _COMPARISONS[f"{op.name} {op.text.split()[0].rstrip(',')}"].format(*self._widened(op, operands))
         if op.name in _FLOAT_OPS:
             text = _FLOAT_OPS[op.name].format(*self._widened(op, operands), op=view)
-            return f"round_bf16({text})" if view.target == "bf16" else (
-                f"to_f8({text}, '{view.target}')" if view.target.startswith("f8") else text)
+            if view.target == "bf16":
+                return f"round_bf16({text})"
+            return f"to_f8({text}, '{view.target}')" if view.target.startswith("f8") else text
         table = _BOOL_OPS if view.target == "i1" and op.name in _BOOL_OPS else _INT_OPS
         for templates in (table, _OTHER_OPS, _PROGRAM_OPS):
             if op.name in templates:
@@ -883,10 +887,12 @@ class _Translator:
     _write_tt_reduce_return = _write_tt_scan_return = _write_tt_map_elementwise_return = _write_region_return
 
 
+_PURE = ("arith.constant", "arith.cmpi", "arith.cmpf", "tt.extern_elementwise", "tt.dot", "tt.dot_scaled")
+
+
 def _is_fixed(op: Op, known: set[str]) -> bool:
     """Does the operation give the same value in every program?"""
-    pure = op.name in ("arith.constant", "arith.cmpi", "arith.cmpf", "tt.extern_elementwise", "tt.dot") or any(
-        op.name in table for table in (_FLOAT_OPS, _INT_OPS, _OTHER_OPS))
+    pure = op.name in _PURE or any(op.name in table for table in (_FLOAT_OPS, _INT_OPS, _OTHER_OPS))
     return pure and known.issuperset(op.operands)
 
 
@@ -910,7 +916,9 @@ def _translated(fn: JITFunction, signature: dict[str, str], constexprs: dict[str
     with _known_lock:
         known = _known.setdefault(fn, {})
     plain = {name: value.value if isinstance(value, tl.constexpr) else value for name, value in constexprs.items()}
-    key = (*signature.items(), *((name, type(value), value) for name, value in plain.items()))
+    # repr keeps 0.0 and -0.0 apart, which are equal
+    constants = ((name, type(v), repr(v) if isinstance(v, float) else v) for name, v in plain.items())
+    key = (*signature.items(), *constants)
     if key not in known:
         text = ttir_of(fn, signature, plain)
         known[key] = _Translated(_Translator(parse(text)).translate(), "tt.int_to_ptr" in text)

@@ -130,7 +130,7 @@ VALUE = re.compile(r"%[\w$.-]+(?:#\d+)?")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _OP = re.compile(r'(?:(%[\w$.:-]+(?:, %[\w$.:-]+)*) = )?"?([\w.]+)"?(.*)')
 _FUNCTION = re.compile(r'tt\.func (public|private)? ?@("[^"]+"|[\w.$-]+)\((.*?)\)(?: ->|\s+attributes|\s*\{)')
-_POINTER = r"!tt\.ptr<(\w+)(?:, \d+)?>"
+_POINTER = r"!tt\.ptr<(\w+)(?:, \d+)?>"  # with an address space
 _TYPE = re.compile(rf"tensor<((?:\d+x)*)(?:{_POINTER}|(\w+))>|{_POINTER}|\b([if]\d\w*|bf16)\b")
 
 

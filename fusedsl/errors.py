@@ -154,6 +154,10 @@ class BadOption(FuseError, ValueError):
     """{name} must be {rule}, got {got}."""
 
 
+class IndexOutOfRange(FuseError, IndexError):
+    """{name}: an index read from a tensor lies outside the dimension it indexes. Indices must lie in [0, size)."""
+
+
 class NotOneLaunch(FuseError, AssertionError):
     """{name}: {rule}, got {got}. {hint}"""
 

@@ -77,11 +77,10 @@ _OTHER_LAYOUT = {"copysign", "floor_divide", "logaddexp", "xlogy"}
 
 
 def _laid_out(result: torch.Tensor, args: Sequence[Value | None]) -> torch.Tensor:
-    """A meta result with the strides that a kernel would choose, as of any pointwise function of two operands."""
+    """A meta result with the strides that a kernel would choose, as of any pointwise function of these operands."""
     tensors = [torch.empty_strided(a.shape, a.stride(), device="meta") for a in args if isinstance(a, torch.Tensor)]
-    if len(tensors) != 2:
-        return result
-    return torch.empty_strided(result.shape, torch.add(*tensors).stride(), dtype=result.dtype, device="meta")
+    like = torch.add(tensors[0], tensors[-1])
+    return torch.empty_strided(result.shape, like.stride(), dtype=result.dtype, device="meta")
 
 
 class Machine:

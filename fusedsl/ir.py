@@ -7,6 +7,7 @@ need no pass. Names and source lines stand beside the nodes, in the Graph, never
 from __future__ import annotations
 
 import contextvars
+import difflib
 import inspect
 import struct
 import threading
@@ -598,6 +599,7 @@ def _bind_operator(name: str, op: Op) -> None:
 
 def no_rule(name: str) -> UnknownFunction:
     """The error for a torch function that no op spells."""
-    close = [o for o in OPS if o in name or name in o]
-    hint = f"Close to it: {', '.join(sorted(close)[:4])}." if close else "Call it outside the fused function."
-    return UnknownFunction(op=name, hint=hint)
+    close = difflib.get_close_matches(name.rpartition(".")[2], OPS, cutoff=0.75)
+    hint = f"Close to it: {', '.join(close)}. " if close else ""
+    return UnknownFunction(op=name, hint=f"{hint}`fusedsl ops` lists what there is; the rest, matrix products too, is "
+                                         "called outside the fused function.")  # fmt: skip

@@ -194,6 +194,11 @@ class Kernel:
         return tuple(a for a in self.axes if a.variable in wanted and a.is_tiled)
 
     @property
+    def is_resident(self) -> bool:
+        """Whether rows stay in registers from load to store."""
+        return any(a.role == "block" for a in self.axes) and not any(a.role == "loop" for a in self.axes)
+
+    @property
     def grid(self) -> tuple[Axis, ...]:
         return tuple(a for a in self.axes if a.role in ("one", "grid"))
 

@@ -74,9 +74,8 @@ def specialise(
     """The launches of a graph for sizes like these. safe: a launch per reduction and output. refused: see
     fuse_vertically."""
     started = time.perf_counter()
-    graph = split_reductions(graph, sizes)
     graph, fixed = fix_rows(graph, sizes)
-    graph = simplify(graph)
+    graph = simplify(split_reductions(graph, sizes))
     partition = fuse_vertically(graph, sizes, safe, refused)
     _report("specialise", started, graph)
     return Specialised(graph, fixed, partition)

@@ -18,19 +18,21 @@ from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
 from .codegen.triton import Parameter, for_target, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
-from .errors import BadOption
+from .errors import BadOption, IndexOutOfRange
 from .index import evaluate
 from .interpret import interpret
 from .ir import OPS, Graph, Node, build
-from .kernel import Buffer, Kernel
+from .kernel import Buffer, Check, Kernel
 from .layout import Layout, buffer_of, contiguous_strides, layout_of
 from .lower import lower
 from .options import Options, Rung, say
+from .passes.fix_rows import fix_rows
 from .passes.unify_axes import unify_axes
 from .pipeline import Specialised, kernel_of, specialise
 from .schedule import Refusal
 
 Sizes = Mapping[str, int]
+Grid = tuple[int, int, int]
 
 
 def identifier(text: str, default: str = "value") -> str:
@@ -158,11 +160,13 @@ class Plan:
         sizes: Sizes,
         original: Graph,
         target: str,
+        input_strides: Sequence[Sequence[int]],
         output_strides: Sequence[Sequence[int]],
         output_shapes: Sequence[Sequence[int]],
     ) -> None:
         self.program, self.sizes, self.target = program, dict(sizes), target
         self.graph = original
+        self._input_strides = dict(zip(program.graph.inputs, input_strides, strict=True))
         self.output_strides = [tuple(s) for s in output_strides]
         self.output_shapes = [tuple(s) for s in output_shapes]
         self.held_shapes = [tuple(evaluate(n, sizes) for n in o.shape) for o in program.graph.outputs]
@@ -321,10 +325,6 @@ class Plan:
                     values[p.name] = contiguous_strides(shape)[p.dim]
         return values
 
-    @cached_property
-    def _input_strides(self) -> dict[Node, tuple[int, ...]]:
-        return {}
-
     def run(self, values: Sequence[Any], device: torch.device, hooks: Any = None) -> list[torch.Tensor]:
         """Launches every kernel; returns the graph's outputs. values: the graph's inputs in order."""
         program = self.program
@@ -337,13 +337,25 @@ class Plan:
             memory[node] = torch.empty(shape, dtype=node.dtype.torch, device=device)
         for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self._constants, strict=True):
             if grid[0]:
-                runtime.launch(step.function(self.target), grid, _arguments(step, memory, fixed), config, device, hooks)
+                self._launch(step, config, grid, _arguments(step, memory, fixed), device, hooks)
         return [
             memory[o] if shape == held else memory[o].as_strided(shape, strides)
             for o, shape, held, strides in zip(
                 program.graph.outputs, self.output_shapes, self.held_shapes, self.output_strides, strict=True
             )
         ]
+
+
+    def _launch(
+        self, step: Step, config: Config, grid: Grid, arguments: dict[str, Any], device: torch.device, hooks: Any
+    ) -> None:
+        try:
+            runtime.launch(step.function(self.target), grid, arguments, config, device, hooks)
+        except AssertionError as error:  # the interpreter's device_assert
+            checks = [s for s in step.kernel.statements() if isinstance(s, Check)]
+            if not checks or "index out of range" not in str(error):
+                raise
+            raise IndexOutOfRange(name=self.graph.name, line=checks[0].line) from error
 
 
 def _arguments(step: Step, memory: Mapping[Node, Any], fixed: Mapping[str, int]) -> dict[str, Any]:
@@ -379,7 +391,7 @@ class Planner:
 
     def __init__(self, original: Graph, optimised: Graph) -> None:
         self.original, self.optimised = original, optimised
-        self.programs: dict[tuple, list[tuple[Program, tuple[str, ...]]]] = {}
+        self.programs: dict[tuple, Program] = {}
         self.plans: dict[tuple, Plan] = {}
         self.lock = threading.Lock()
 
@@ -408,9 +420,7 @@ class Planner:
         out_shapes = [[evaluate(n, sizes) for n in o.shape] for o in self.optimised.outputs]
         out_layouts = tuple(layout_of(n, s) for n, s in zip(out_shapes, outs, strict=True))
         program = self._program(sizes, layouts, out_layouts, still, safe)
-        plan = Plan(program, sizes, self.original, target, outs, out_shapes)
-        plan.__dict__["_input_strides"] = dict(zip(program.graph.inputs, strides, strict=True))
-        return plan
+        return Plan(program, sizes, self.original, target, strides, outs, out_shapes)
 
     def _program(
         self,
@@ -420,16 +430,14 @@ class Planner:
         still: tuple[tuple[int, ...], ...],
         safe: bool,
     ) -> Program:
-        """A program made before serves if its rows have these sizes."""
-        regime = _regime(self.optimised, sizes)
-        found = self.programs.setdefault((inputs, outputs, safe), [])
-        for program, resident in found:
-            fixed = program.specialised.fixed
-            if resident == regime and all(sizes[name] == value for name, value in fixed.items()):
-                return program
-        program = Program(_held_once(self.optimised, still), sizes, inputs, outputs, safe)
-        found.append((program, regime))
-        return program
+        """The program for sizes like these. Which reductions are split and what shares a launch depend on sizes, but
+        only on their magnitude, so that a plan never depends on the calls before it, nor a kernel on a batch size."""
+        _, fixed = fix_rows(self.optimised, sizes)
+        typical = {name: n if name in fixed else 1 << (n - 1).bit_length() for name, n in sizes.items()}
+        key = (tuple(sorted(typical.items())), inputs, outputs, safe)
+        if key not in self.programs:
+            self.programs[key] = Program(_held_once(self.optimised, still), typical, inputs, outputs, safe)
+        return self.programs[key]
 
     def _output_strides(self, values: Sequence[Any], sizes: Sizes) -> list[tuple[int, ...]]:
         """The strides that eager gives: its own functions run on tensors without memory."""
@@ -449,12 +457,3 @@ def _held_once(graph: Graph, still: Sequence[Sequence[int]]) -> Graph:
                 node = build(OPS["slice"], (node, d, 0, 1), {})
         outputs.append(node)
     return replace(graph, outputs=tuple(outputs))
-
-
-def _regime(graph: Graph, sizes: Sizes) -> tuple[str, ...]:
-    """Which rows are resident at these sizes: a program serves only sizes with the same answer."""
-    from .passes.fix_rows import fix_rows
-    from .passes.split_reductions import split_reductions
-
-    _, fixed = fix_rows(split_reductions(graph, sizes), sizes)
-    return tuple(sorted(fixed))

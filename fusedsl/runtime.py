@@ -45,7 +45,7 @@ _lock = threading.Lock()
 
 def load(source: str, name: str) -> Any:
     """The @triton.jit function of that name in a kernel's source."""
-    key = hashlib.sha256(source.encode()).hexdigest()[:32]
+    key = hashlib.sha256(_code(source).encode()).hexdigest()[:32]
     with _lock:
         if key not in _functions:
             module = _import(_file_of(source, key, name), f"fusedsl_kernel_{key}")
@@ -57,10 +57,15 @@ def load(source: str, name: str) -> Any:
 def _file_of(source: str, key: str, name: str) -> Path:
     folder = Options.from_env().cache_dir / "kernels"
     path = folder / f"{name}_{key}.py"
-    if _text(path) != source:
+    if _code(_text(path) or "") != _code(source):
         write_atomically(path, source)
         counters.written += 1
     return path
+
+
+def _code(source: str) -> str:
+    """A kernel's source without the users' lines beside it: those may move while the kernel stays."""
+    return "\n".join(line.split("  # ", 1)[0].rstrip() for line in source.splitlines())
 
 
 def _text(path: Path) -> str | None:

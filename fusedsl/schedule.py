@@ -311,6 +311,7 @@ class Builder:
         self.states: list[list[State]] = []
         self.current: dict[Variable, Scope] = {}  # of the pass being built: the scope inside each of its axes
         self.needs: dict[Expr, int] = {}
+        self.checked: set[tuple[Expr, Index]] = set()
 
     def build(self, writes: Sequence[Write]) -> list[Statement]:
         self.passes = self._plan(writes)
@@ -420,7 +421,7 @@ class Builder:
             for loaded in loaded_in(index):
                 ref = self.emit(loaded.expr, scope)
                 mapping[loaded] = poly(Loaded(ref, loaded.below))
-                self._check(loaded, ref, scope)
+                self._check(loaded, ref, self._line(e) or self._line(loaded.expr))
         if mapping:
             attrs = {k: _replaced(v, mapping) for k, v in e._attrs}
             value = make(e.kind, e.dtype, args, e.op, **attrs)
@@ -428,11 +429,10 @@ class Builder:
             value = rebuild(e, args)
         self._assign(e, value, scope)
 
-    def _check(self, loaded: Loaded, ref: Expr, scope: Scope) -> None:
-        if ref.kind != "ref" or ("check", ref["name"]) in scope.memo:
-            return
-        scope.memo["check", ref["name"]] = ref  # type: ignore[index]
-        self._place(loaded.expr).statements.append(Check(ref, loaded.below, ref["axes"], self._line(loaded.expr)))
+    def _check(self, loaded: Loaded, ref: Expr, line: Line | None) -> None:
+        if ref.kind == "ref" and (ref, loaded.below) not in self.checked:
+            self.checked.add((ref, loaded.below))
+            self._place(loaded.expr).statements.append(Check(ref, loaded.below, ref["axes"], line))
 
     def _resident_reduction(self, r: Expr, scope: Scope) -> None:
         assert r.op is not None and r.op.reduction is not None

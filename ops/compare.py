@@ -209,8 +209,6 @@ def _clamp(x: Node, min: Node | None, max: Node | None) -> Node:
 @declare(expand=_clamp, torch=("torch.clip", "Tensor.clip"))
 def clamp(x: torch.Tensor, min: torch.Tensor | None = None, max: torch.Tensor | None = None):
     """minimum(maximum(x, min), max), without the bound that is None"""
-    if isinstance(min, torch.Tensor) != isinstance(max, torch.Tensor) and min is not None and max is not None:
-        min, max = torch.as_tensor(min, device=x.device), torch.as_tensor(max, device=x.device)
     bounded = x if min is None else torch.clamp(x, min=min)
     return bounded if max is None and min is not None else torch.clamp(bounded, max=max)
 

@@ -166,9 +166,10 @@ def normalize(x: torch.Tensor, p: Number = 2.0, dim: Dims = 1, eps: Number = 1e-
 
 
 def _cosine_similarity(x: Node, x2: Node, dim: int, eps: float) -> Node:
-    dt = float_of(x, x2)
     shape = broadcast([x.shape, x2.shape], "cosine_similarity")
-    a, b = (expand(wide(v, dt), shape) for v in (x, x2))
+    x, x2 = expand(x, shape), expand(x2, shape)
+    dt = float_of(x, x2)  # torch broadcasts first: a tensor of no dims counts as one with
+    a, b = wide(x, dt), wide(x2, dt)
     lengths = [clamp_min(vector_norm(v, 2, dim), eps) for v in (a, b)]
     return narrow(sum(a * b, dim) / (lengths[0] * lengths[1]), dt)
 

@@ -211,3 +211,42 @@ def test_f8_by_integer_arithmetic_is_f8_by_instruction(dtype):
         bound.values, torch.device("cpu")
     )
     assert torch.equal(out.nan_to_num(7), (x.to(dtype).float() * 2).nan_to_num(7))
+
+
+def test_a_reduction_over_everything_is_not_computed_again_by_every_program():
+    x = torch.empty(4096, 4096, device="meta")
+    for f in (lambda x: x - x.mean(), lambda x: x / x.norm()):
+        plan = fuse(f).plan(x)
+        assert plan.load_bytes <= 1.01 * plan.compulsory_bytes and plan.bytes <= 1.51 * plan.compulsory_bytes
+    assert_matches(fuse(lambda x: x - x.mean()), (torch.randn(300, 400),))
+
+
+def test_a_plan_does_not_depend_on_the_calls_before_it():
+    small, large = torch.empty(3, 1000, device="meta"), torch.empty(4096, 4096, device="meta")
+    launches = []
+    for order in ((small, large), (large, small)):
+        f = fuse(lambda x, y: F.mse_loss(x, y))
+        launches.append({x.shape: f.plan(x, x).launches for x in order})
+    assert launches[0] == launches[1] == {small.shape: 1, large.shape: 2}
+
+
+def test_the_users_lines_are_not_part_of_a_kernels_identity(tmp_path):
+    """The same function a line further down is the same kernel."""
+    for blank in ("", "\n\n"):
+        text = f"{blank}import torch\n\n\ndef f(x):\n    return torch.exp(x) * 3\n"
+        (tmp_path / f"m{len(blank)}.py").write_text(text)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import m0  # type: ignore[import-not-found]
+        import m2  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(tmp_path))
+    fuse(m0.f)(torch.randn(5))
+    kernels = counters.kernels
+    fuse(m2.f)(torch.randn(5))
+    assert counters.kernels == kernels
+
+
+def test_an_index_out_of_range_raises_with_the_users_line():
+    with pytest.raises(IndexError, match=r"F\.embedding"):
+        fuse(lambda ids, table: F.embedding(ids, table) * 2)(torch.tensor([0, 7]), torch.randn(4, 8))

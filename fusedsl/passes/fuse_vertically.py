@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from ..cost import REFERENCE, Machine, distinct_bytes, known
+from ..index import Variable
 from ..ir import Graph, Node, topological
 from ..lower import Write, lower
+from ..scalar import walk
 from ..schedule import Refusal, check, nests_of, refuse_loops_inside
 from .split_groups import split_groups
 from .unify_axes import unify_axes
 
+CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
 
@@ -187,16 +190,30 @@ class _Fuser:
         check(writes)
         refuse_loops_inside(writes)
         reads, stored = distinct_bytes(writes, self.sizes)
-        return self.machine.seconds(sum(reads.values()) + sum(stored.values()), self._programs(writes))
+        moved = sum(reads.values()) + sum(stored.values())
+        return self.machine.seconds(moved + self._again(writes) // CACHED, self._programs(writes))
+
+    def _again(self, writes: Sequence[Write]) -> int:
+        """About how many bytes programs read again for reductions that do not vary along the axes they are spread over:
+        each of them computes the whole reduction for itself."""
+        reduced = {a for nest in nests_of(writes) for a in nest}
+        total = 0
+        for e in walk([w.value for w in writes]):
+            if e.kind != "reduce":
+                continue
+            spread = self._extent(a for a in writes[0].axes if a not in reduced and a not in e.free)
+            inside = self._extent({*e.args[0].free, *e["axes"]})
+            total += max(0, spread // LANE_TILE - 1) * inside * e.dtype.bytes
+        return total
+
+    def _extent(self, axes: Iterable[Variable]) -> int:
+        return math.prod(known(a.extent, self.sizes) for a in axes)
 
     def _programs(self, writes: Sequence[Write]) -> int:
         """About how many programs the grid axes give."""
         nests = nests_of(writes)
         reduced = {a for nest in nests for a in nest}
-        count = 1
-        for axis in writes[0].axes:
-            if axis not in reduced:
-                count *= known(axis.extent, self.sizes)
+        count = self._extent(a for a in writes[0].axes if a not in reduced)
         if not nests:
             return max(1, count // ROW_TILE)
         rows = all(_moves_last(w, reduced) for w in writes)

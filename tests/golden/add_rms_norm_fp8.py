@@ -1,6 +1,7 @@
 import triton
 import triton.language as tl
-from triton.language import target_info
+
+NATIVE_F8 = tl.constexpr(True)
 
 
 @triton.jit
@@ -11,7 +12,7 @@ def _maximum(a, b):
 
 @triton.jit
 def _to_e4m3(x):
-    if target_info.is_cuda() and not target_info.cuda_capability_geq(8, 9):
+    if not NATIVE_F8:
         size = tl.abs(x)
         tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # 16384 has a last place of 2^-9
         bits = size.to(tl.int32, bitcast=True)
@@ -25,7 +26,7 @@ def _to_e4m3(x):
 
 @triton.jit
 def _from_e4m3(bits):
-    if target_info.is_cuda() and not target_info.cuda_capability_geq(8, 9):
+    if not NATIVE_F8:
         size = ((bits.to(tl.uint16) & 0x7F) << 7).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
         size = tl.where((bits & 0x7F) == 0x7F, float("nan"), size)
         return tl.where(bits >= 128, -size, size)
@@ -42,21 +43,21 @@ def add_rms_norm_fp8(x_ptr, residual_ptr, weight_ptr, h_ptr, scale_ptr, out1_ptr
     in_i = i < s0
     x = tl.load(x_ptr + i[:, None] * 4096 + k[None, :], mask=in_i[:, None], other=0).to(tl.float32)
     residual = tl.load(residual_ptr + i[:, None] * 4096 + k[None, :], mask=in_i[:, None], other=0).to(tl.float32)
-    h = x + residual                                                      # workloads.py:96  h = x + residual
-    tl.store(h_ptr + i[:, None] * 4096 + k[None, :], h, mask=in_i[:, None])  # workloads.py:96  h = x + residual
-    mul = h * h                                                           # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
-    sum = tl.sum(mul, 1)                                                  # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
-    div = sum / 4096.0                                                    # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
-    add = div + 1e-06                                                     # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
-    rsqrt = tl.rsqrt(add)                                                 # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
-    mul_2 = h * rsqrt[:, None]                                            # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
+    h = x + residual                                                      # workloads.py:97  h = x + residual
+    tl.store(h_ptr + i[:, None] * 4096 + k[None, :], h, mask=in_i[:, None])
+    mul = h * h                                                           # workloads.py:98  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
+    sum = tl.sum(mul, 1)
+    div = sum / 4096.0
+    add = div + 1e-06
+    rsqrt = tl.rsqrt(add)
+    mul_2 = h * rsqrt[:, None]
     weight = tl.load(weight_ptr + k).to(tl.float32)
-    mul_3 = mul_2 * weight[None, :]                                       # workloads.py:97  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
-    abs = tl.abs(mul_3)                                                   # workloads.py:98  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
-    max = tl.reduce(abs, 1, _maximum)                                     # workloads.py:98  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
-    maximum = _maximum(max, tl.full([], 1e-12, tl.float32))               # workloads.py:98  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
-    scale = maximum / 448.0                                               # workloads.py:98  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
-    tl.store(scale_ptr + i, scale, mask=in_i)                             # workloads.py:98  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
-    div_2 = mul_3 / scale[:, None]                                        # workloads.py:99  return h, (y / scale).to(torch.float8_e4m3fn), scale
-    cast = _from_e4m3(_to_e4m3(div_2))                                    # workloads.py:99  return h, (y / scale).to(torch.float8_e4m3fn), scale
-    tl.store(out1_ptr + i[:, None] * 4096 + k[None, :], _to_e4m3(cast), mask=in_i[:, None])  # workloads.py:99  return h, (y / scale).to(torch.float8_e4m3fn), scale
+    mul_3 = mul_2 * weight[None, :]
+    abs = tl.abs(mul_3)                                                   # workloads.py:99  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
+    max = tl.reduce(abs, 1, _maximum)
+    maximum = _maximum(max, tl.full([], 1e-12, tl.float32))
+    scale = maximum / 448.0
+    tl.store(scale_ptr + i, scale, mask=in_i)
+    div_2 = mul_3 / scale[:, None]                                        # workloads.py:100  return h, (y / scale).to(torch.float8_e4m3fn), scale
+    cast = _from_e4m3(_to_e4m3(div_2))
+    tl.store(out1_ptr + i[:, None] * 4096 + k[None, :], _to_e4m3(cast), mask=in_i[:, None])

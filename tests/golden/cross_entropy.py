@@ -22,13 +22,13 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s1, s2, logits_s0, BLOCK_I: t
             in_k = (k < s1) | (tail == 0)
             logits = tl.load(logits_ptr + i[:, None] * logits_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
             select = tl.where(in_k[None, :], logits, float("-inf"))
-            max_acc = _maximum(max_acc, select)                           # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
+            max_acc = _maximum(max_acc, select)                           # workloads.py:76  return F.cross_entropy(logits, target, reduction="none")
     target = tl.load(target_ptr + i, mask=in_i, other=0)
-    ne = target != -100                                                   # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    where = tl.where(ne, target, 0)                                       # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    tl.device_assert((where >= 0) & (where < s1), "index out of range")   # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
+    ne = target != -100
+    where = tl.where(ne, target, 0)
+    tl.device_assert((where >= 0) & (where < s1), "index out of range")
     logits_3 = tl.load(logits_ptr + i * logits_s0 + where, mask=in_i, other=0).to(tl.float32)
-    max = tl.reduce(max_acc, 1, _maximum)                                 # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
+    max = tl.reduce(max_acc, 1, _maximum)
     sum_acc = tl.full([BLOCK_I, BLOCK_K], 0.0, tl.float32)
     k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 2 over k
     for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
@@ -36,14 +36,14 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s1, s2, logits_s0, BLOCK_I: t
             k = k0 + tl.arange(0, BLOCK_K)
             in_k = (k < s1) | (tail == 0)
             logits_2 = tl.load(logits_ptr + i[:, None] * logits_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
-            sub = logits_2 - max[:, None]                                 # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-            exp = tl.exp(sub)                                             # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
+            sub = logits_2 - max[:, None]                                 # workloads.py:76  return F.cross_entropy(logits, target, reduction="none")
+            exp = tl.exp(sub)
             select_2 = tl.where(in_k[None, :], exp, 0.0)
-            sum_acc = sum_acc + select_2                                  # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    sub_2 = logits_3 - max                                                # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    sum = tl.sum(sum_acc, 1)                                              # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    log = tl.log(sum)                                                     # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    sub_3 = sub_2 - log                                                   # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    neg = -sub_3                                                          # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    where_2 = tl.where(ne, neg, 0.0)                                      # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
-    tl.store(out_ptr + i, where_2, mask=in_i)                             # workloads.py:75  return F.cross_entropy(logits, target, reduction="none")
+            sum_acc = sum_acc + select_2
+    sub_2 = logits_3 - max
+    sum = tl.sum(sum_acc, 1)
+    log = tl.log(sum)
+    sub_3 = sub_2 - log
+    neg = -sub_3
+    where_2 = tl.where(ne, neg, 0.0)
+    tl.store(out_ptr + i, where_2, mask=in_i)

@@ -16,19 +16,19 @@ def embedding_norm(ids_ptr, table_ptr, position_ptr, weight_ptr, bias_ptr, out_p
     tl.device_assert((ids >= 0) & (ids < s2), "index out of range")
     table = tl.load(table_ptr + ids[:, None] * 768 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
     position = tl.load(position_ptr + j * 768 + k, mask=in_k, other=0).to(tl.float32)
-    add = table + position[None, :]                                       # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    sum = tl.sum(add, 1)                                                  # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    div = sum / 768.0                                                     # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    sub = add - div[:, None]                                              # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    mul = sub * sub                                                       # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
+    add = table + position[None, :]                                       # workloads.py:113  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
+    sum = tl.sum(add, 1)
+    div = sum / 768.0
+    sub = add - div[:, None]
+    mul = sub * sub
     select = tl.where(in_k[None, :], mul, 0.0)
-    sum_2 = tl.sum(select, 1)                                             # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    div_2 = sum_2 / 768.0                                                 # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    add_2 = div_2 + 1e-05                                                 # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    rsqrt = tl.rsqrt(add_2)                                               # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    mul_2 = sub * rsqrt[:, None]                                          # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
+    sum_2 = tl.sum(select, 1)
+    div_2 = sum_2 / 768.0
+    add_2 = div_2 + 1e-05
+    rsqrt = tl.rsqrt(add_2)
+    mul_2 = sub * rsqrt[:, None]
     weight = tl.load(weight_ptr + k, mask=in_k, other=0).to(tl.float32)
-    mul_3 = mul_2 * weight[None, :]                                       # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
+    mul_3 = mul_2 * weight[None, :]
     bias = tl.load(bias_ptr + k, mask=in_k, other=0).to(tl.float32)
-    add_3 = mul_3 + bias[None, :]                                         # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
-    tl.store(out_ptr + i[:, None] * out_s0 + j * 768 + k[None, :], add_3, mask=in_i[:, None] & in_k[None, :])  # workloads.py:112  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
+    add_3 = mul_3 + bias[None, :]
+    tl.store(out_ptr + i[:, None] * out_s0 + j * 768 + k[None, :], add_3, mask=in_i[:, None] & in_k[None, :])

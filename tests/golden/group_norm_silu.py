@@ -18,11 +18,11 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_
                 u = u0 + tl.arange(0, BLOCK_U)
                 in_u = (u < size_u) | (tail == 0)
                 x = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + k) * x_s1 + u[None, :], mask=in_i[:, None] & in_u[None, :], other=0).to(tl.float32)
-                sum_acc = sum_acc + x                                     # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    number = tl.full([], s2 * s3 * 16, tl.int64)                          # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    cast = number.to(tl.float32)                                          # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    sum = tl.sum(sum_acc, 1)                                              # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    div = sum / cast                                                      # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
+                sum_acc = sum_acc + x                                     # workloads.py:104  return F.silu(F.group_norm(x, 32, weight, bias))
+    number = tl.full([], s2 * s3 * 16, tl.int64)
+    cast = number.to(tl.float32)
+    sum = tl.sum(sum_acc, 1)
+    div = sum / cast
     sum_acc_2 = tl.full([BLOCK_I, BLOCK_U], 0.0, tl.float32)
     for k in range(16):                                                   # pass 2
         u_full = size_u // BLOCK_U * BLOCK_U                              # pass 2 over u
@@ -31,14 +31,14 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_
                 u = u0 + tl.arange(0, BLOCK_U)
                 in_u = (u < size_u) | (tail == 0)
                 x_2 = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + k) * x_s1 + u[None, :], mask=in_i[:, None] & in_u[None, :], other=0).to(tl.float32)
-                sub = x_2 - div[:, None]                                  # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                mul = sub * sub                                           # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
+                sub = x_2 - div[:, None]                                  # workloads.py:104  return F.silu(F.group_norm(x, 32, weight, bias))
+                mul = sub * sub
                 select = tl.where(in_u[None, :], mul, 0.0)
-                sum_acc_2 = sum_acc_2 + select                            # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    sum_2 = tl.sum(sum_acc_2, 1)                                          # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    div_2 = sum_2 / cast                                                  # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    add = div_2 + 1e-05                                                   # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-    rsqrt = tl.rsqrt(add)                                                 # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
+                sum_acc_2 = sum_acc_2 + select
+    sum_2 = tl.sum(sum_acc_2, 1)
+    div_2 = sum_2 / cast
+    add = div_2 + 1e-05
+    rsqrt = tl.rsqrt(add)
     for k in range(16):                                                   # pass 3
         weight = tl.load(weight_ptr + j * 16 + k).to(tl.float32)
         bias = tl.load(bias_ptr + j * 16 + k).to(tl.float32)
@@ -48,12 +48,12 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_
                 u = u0 + tl.arange(0, BLOCK_U)
                 in_u = (u < size_u) | (tail == 0)
                 x_3 = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + k) * x_s1 + u[None, :], mask=in_i[:, None] & in_u[None, :], other=0).to(tl.float32)
-                sub_2 = x_3 - div[:, None]                                # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                mul_2 = sub_2 * rsqrt[:, None]                            # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                mul_3 = mul_2 * weight                                    # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                add_2 = mul_3 + bias                                      # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                neg = -add_2                                              # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                exp = tl.exp(neg)                                         # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                add_3 = 1.0 + exp                                         # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                div_3 = add_2 / add_3                                     # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
-                tl.store(out_ptr + i[:, None] * out_s0 + (j * 16 + k) * out_s1 + u[None, :], div_3, mask=in_i[:, None] & in_u[None, :])  # workloads.py:103  return F.silu(F.group_norm(x, 32, weight, bias))
+                sub_2 = x_3 - div[:, None]                                # workloads.py:104  return F.silu(F.group_norm(x, 32, weight, bias))
+                mul_2 = sub_2 * rsqrt[:, None]
+                mul_3 = mul_2 * weight
+                add_2 = mul_3 + bias
+                neg = -add_2
+                exp = tl.exp(neg)
+                add_3 = 1.0 + exp
+                div_3 = add_2 / add_3
+                tl.store(out_ptr + i[:, None] * out_s0 + (j * 16 + k) * out_s1 + u[None, :], div_3, mask=in_i[:, None] & in_u[None, :])

@@ -19,16 +19,16 @@ def rotary(x_ptr, cos_ptr, sin_ptr, out_ptr, s0, s1, x_s1, out_s1, BLOCK_I: tl.c
             in_l = (l < 64) | (edge == 0)
             x = tl.load(x_ptr + i[:, None] * x_s1 + j * 128 + l[None, :], mask=in_i[:, None] & in_l[None, :], other=0).to(tl.float32)
             cos = tl.load(cos_ptr + j * 128 + l, mask=in_l, other=0).to(tl.float32)
-            mul = x * cos[None, :]                                        # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
+            mul = x * cos[None, :]                                        # workloads.py:118  return x * cos + torch.cat((-second, first), dim=-1) * sin
             x_2 = tl.load(x_ptr + i[:, None] * x_s1 + j * 128 + l[None, :] + 64, mask=in_i[:, None] & in_l[None, :], other=0).to(tl.float32)
-            neg = -x_2                                                    # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
+            neg = -x_2
             sin = tl.load(sin_ptr + j * 128 + l, mask=in_l, other=0).to(tl.float32)
-            mul_2 = neg * sin[None, :]                                    # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
-            add = mul + mul_2                                             # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
-            tl.store(out_ptr + i[:, None] * out_s1 + j * 128 + l[None, :], add, mask=in_i[:, None] & in_l[None, :])  # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
+            mul_2 = neg * sin[None, :]
+            add = mul + mul_2
+            tl.store(out_ptr + i[:, None] * out_s1 + j * 128 + l[None, :], add, mask=in_i[:, None] & in_l[None, :])
             cos_2 = tl.load(cos_ptr + j * 128 + l + 64, mask=in_l, other=0).to(tl.float32)
-            mul_3 = x_2 * cos_2[None, :]                                  # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
+            mul_3 = x_2 * cos_2[None, :]
             sin_2 = tl.load(sin_ptr + j * 128 + l + 64, mask=in_l, other=0).to(tl.float32)
-            mul_4 = x * sin_2[None, :]                                    # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
-            add_2 = mul_3 + mul_4                                         # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
-            tl.store(out_ptr + i[:, None] * out_s1 + j * 128 + l[None, :] + 64, add_2, mask=in_i[:, None] & in_l[None, :])  # workloads.py:117  return x * cos + torch.cat((-second, first), dim=-1) * sin
+            mul_4 = x * sin_2[None, :]
+            add_2 = mul_3 + mul_4
+            tl.store(out_ptr + i[:, None] * out_s1 + j * 128 + l[None, :] + 64, add_2, mask=in_i[:, None] & in_l[None, :])

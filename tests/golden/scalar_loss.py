@@ -12,8 +12,8 @@ def scalar_loss_0(x_ptr, y_ptr, sum_ptr, s0, s1, size_i, BLOCK_I: tl.constexpr, 
     less = i[:, None] * 8192 + k[None, :] < s0 * s1
     x = tl.load(x_ptr + i[:, None] * 8192 + k[None, :], mask=in_i[:, None] & less, other=0)
     y = tl.load(y_ptr + i[:, None] * 8192 + k[None, :], mask=in_i[:, None] & less, other=0)
-    sub = x - y                                                           # test_golden.py:27  return F.mse_loss(x, y)
-    mul = sub * sub                                                       # test_golden.py:27  return F.mse_loss(x, y)
+    sub = x - y                                                           # test_golden.py:28  return F.mse_loss(x, y)
+    mul = sub * sub
     select = tl.where(less, mul, 0.0)
     sum = tl.sum(select, 1)
     tl.store(sum_ptr + i, sum, mask=in_i)
@@ -32,9 +32,9 @@ def scalar_loss_1(sum_ptr, out_ptr, s0, s1, size_k, BLOCK_K: tl.constexpr):
             k = k0 + tl.arange(0, BLOCK_K)
             in_k = (k < size_k) | (tail == 0)
             sum = tl.load(sum_ptr + k, mask=in_k, other=0)
-            sum_acc = sum_acc + sum                                       # test_golden.py:27  return F.mse_loss(x, y)
-    number = tl.full([], s0 * s1, tl.int64)                               # test_golden.py:27  return F.mse_loss(x, y)
-    cast = number.to(tl.float32)                                          # test_golden.py:27  return F.mse_loss(x, y)
-    sum_2 = tl.sum(sum_acc, 0)                                            # test_golden.py:27  return F.mse_loss(x, y)
-    div = sum_2 / cast                                                    # test_golden.py:27  return F.mse_loss(x, y)
-    tl.store(out_ptr, div)                                                # test_golden.py:27  return F.mse_loss(x, y)
+            sum_acc = sum_acc + sum                                       # test_golden.py:28  return F.mse_loss(x, y)
+    number = tl.full([], s0 * s1, tl.int64)
+    cast = number.to(tl.float32)
+    sum_2 = tl.sum(sum_acc, 0)
+    div = sum_2 / cast
+    tl.store(out_ptr, div)

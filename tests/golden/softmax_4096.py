@@ -16,9 +16,9 @@ def softmax(x_ptr, out_ptr, s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     k = tl.arange(0, BLOCK_K)
     in_i = i < s0
     x = tl.load(x_ptr + i[:, None] * 4096 + k[None, :], mask=in_i[:, None], other=0).to(tl.float32)
-    max = tl.reduce(x, 1, _maximum)                                       # workloads.py:67  return torch.softmax(x, -1)
-    sub = x - max[:, None]                                                # workloads.py:67  return torch.softmax(x, -1)
-    exp = tl.exp(sub)                                                     # workloads.py:67  return torch.softmax(x, -1)
-    sum = tl.sum(exp, 1)                                                  # workloads.py:67  return torch.softmax(x, -1)
-    div = exp / sum[:, None]                                              # workloads.py:67  return torch.softmax(x, -1)
-    tl.store(out_ptr + i[:, None] * 4096 + k[None, :], div, mask=in_i[:, None])  # workloads.py:67  return torch.softmax(x, -1)
+    max = tl.reduce(x, 1, _maximum)                                       # workloads.py:68  return torch.softmax(x, -1)
+    sub = x - max[:, None]
+    exp = tl.exp(sub)
+    sum = tl.sum(exp, 1)
+    div = exp / sum[:, None]
+    tl.store(out_ptr + i[:, None] * 4096 + k[None, :], div, mask=in_i[:, None])
