@@ -542,6 +542,9 @@ _PROGRAM_OPS = {
     "tt.get_program_id": "pid[{op.dimension}]", "tt.get_num_programs": "grid[{op.dimension}]",
     "tt.load": "memory.load({0}, {op.optional[1]}, {op.optional[2]}, {op.source_shape}, '{op.pointee}')",
     "tt.store": "memory.store({0}, {1}, {op.optional[2]}, {op.source_shape}, '{op.pointee}')",
+    # one program runs after another, so that a plain access is atomic
+    "tt.atomic_load": "memory.load({0}, {op.optional[1]}, None, {op.source_shape}, '{op.pointee}')",
+    "tt.atomic_store": "memory.store({0}, {1}, {op.optional[2]}, {op.source_shape}, '{op.pointee}')",
     "tt.atomic_rmw": "memory.atomic_rmw('{op.rmw}', {0}, {1}, {op.optional[2]}, {op.source_shape}, '{op.pointee}')",
     "tt.atomic_cas": "memory.atomic_cas({0}, {1}, {2}, {op.source_shape}, '{op.pointee}')",
     "tt.assert": "check({0}, {op.string})", "llvm.intr.assume": "check({0}, 'tl.assume does not hold')",

@@ -18,11 +18,11 @@ from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
 from .codegen.triton import Parameter, for_target, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
-from .errors import BadOption, IndexOutOfRange
+from .errors import BadOption, IndexOutOfRange, Line
 from .index import evaluate
 from .interpret import interpret
 from .ir import OPS, Graph, Node, build
-from .kernel import Buffer, Check, Kernel
+from .kernel import Buffer, Check, Kernel, Loop
 from .layout import Layout, buffer_of, contiguous_strides, layout_of
 from .lower import lower
 from .options import Options, Rung, say
@@ -352,10 +352,16 @@ class Plan:
         try:
             runtime.launch(step.function(self.target), grid, arguments, config, device, hooks)
         except AssertionError as error:  # the interpreter's device_assert
-            checks = [s for s in step.kernel.statements() if isinstance(s, Check)]
-            if not checks or "index out of range" not in str(error):
+            if "index out of range" not in str(error):
                 raise
-            raise IndexOutOfRange(name=self.graph.name, line=checks[0].line) from error
+            raise IndexOutOfRange(name=self.graph.name, line=_line_of_check(step.kernel)) from error
+
+
+def _line_of_check(kernel: Kernel) -> Line | None:
+    """The user's line of a kernel's first check of an index: its own, or that of what is made with the index."""
+    statements = list(kernel.statements())
+    first = next((at for at, s in enumerate(statements) if isinstance(s, Check)), 0)
+    return next((s.line for s in statements[first:] if not isinstance(s, Loop) and s.line is not None), None)
 
 
 def _arguments(step: Step, memory: Mapping[Node, Any], fixed: Mapping[str, int]) -> dict[str, Any]:

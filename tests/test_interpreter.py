@@ -814,6 +814,19 @@ def test_dot(dtype, acc, seed):
         torch.testing.assert_close(out.double(), exact, rtol=tolerance, atol=tolerance * 10)
 
 
+@triton.jit
+def batched_dot_kernel(x, y, out, N: tl.constexpr):
+    i = tl.arange(0, N)
+    at = tl.arange(0, 4)[:, None, None] * N * N + i[None, :, None] * N + i[None, None, :]
+    tl.store(out + at, tl.dot(tl.load(x + at), tl.load(y + at), input_precision="ieee"))
+
+
+def test_batched_dot():
+    x, y, out = torch.randn(4, 16, 16), torch.randn(4, 16, 16), torch.empty(4, 16, 16)
+    run(batched_dot_kernel, x, y, out, N=16)
+    torch.testing.assert_close(out, x @ y)
+
+
 def test_dot_in_tf32_drops_bits_of_float32():
     x, y, out = torch.randn(16, 16), torch.randn(16, 16), torch.empty(16, 16)
     run(dot_kernel, x, y, out, M=16, N=16, K=16, ACC=tl.float32, HOW="tf32")
@@ -928,6 +941,27 @@ def test_control_flow(first, last, step, unroll):
 
 
 @triton.jit
+def early_kernel(x, out, n, BLOCK: tl.constexpr):
+    """Branches of the kernel around a combine function with branches of its own."""
+    if n < 0:
+        tl.store(out, 7.0)
+        return
+    r = tl.reduce(tl.load(x + tl.arange(0, BLOCK)), 0, larger_magnitude)
+    if n == 0:
+        tl.store(out, r)
+        return
+    tl.store(out, r + n)
+
+
+def test_early_returns():
+    x, out = torch.randn(N), torch.zeros(1)
+    largest = max(x.tolist(), key=abs)
+    for n, expected in ((-1, 7.0), (0, largest), (3, torch.tensor(largest) + 3)):
+        run(early_kernel, x, out, n=n)
+        assert out.item() == expected
+
+
+@triton.jit
 def grid_kernel(out, X: tl.constexpr, Y: tl.constexpr):
     x, y, z = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     tl.store(out + (z * Y + y) * X + x, x + 10 * y + 100 * z + 1000 * tl.num_programs(1))
@@ -1013,6 +1047,20 @@ def test_offsets_beyond_2_to_the_31():
     x = torch.empty(2**31 + 2 * N, dtype=torch.int8)  # pages that nobody touches cost nothing
     run(far_kernel, x, n=2**31 + 5)
     assert x[2**31 + 5 :][:N].tolist() == [(5 + i) for i in range(N)]
+
+
+@triton.jit
+def chosen_kernel(x, y, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(tl.where(i % 2 == 0, x + i, y + BLOCK - 1 - i)))
+
+
+def test_pointers_are_values():
+    x, y, out = torch.randn(N), torch.randn(N), torch.empty(N)
+    traffic = Traffic(strict=True)
+    run(chosen_kernel, x, y, out, hooks=traffic)
+    assert torch.equal(out, torch.where(torch.arange(N) % 2 == 0, x, y.flip(0)))
+    assert traffic.load_bytes == {"x": 2 * N, "y": 2 * N, "out": 0}
 
 
 @triton.jit
@@ -1105,6 +1153,18 @@ def test_atomic_add_of_halves(dtype):
     run(atomic_kernel, target, value, mask, old, OP="add")
     assert target.tolist() == [N // 4] * 4
     assert old.tolist() == [float(i // 4) for i in range(N)]
+
+
+@triton.jit
+def atomic_move_kernel(x, out):
+    tl.atomic_store(out, tl.atomic_load(x) + 1)
+
+
+@pytest.mark.skipif(not hasattr(tl, "atomic_load"), reason="before Triton 3.9")
+def test_atomic_load_and_store():
+    out = torch.zeros(1)
+    run(atomic_move_kernel, torch.ones(1), out)
+    assert out.item() == 2
 
 
 @triton.jit
