@@ -150,10 +150,9 @@ def _nvidia_usage(kernel: str, asm: Mapping[str, str | bytes]) -> tuple[int, int
     registers, stack = int(match[1]), int(match[2])
     # What the PTX itself keeps in local memory is no spill, nor is a stack that nothing is stored to.
     arrays = sum(map(int, re.findall(r"\.local .*\[(\d+)\];", _text(asm, "ptx"))))
-    if stack <= arrays:
-        return registers, 0, stack
-    if arrays:
-        return registers, stack - arrays, stack
+    arrays = (arrays + 15) & ~15  # a frame is aligned
+    if arrays or not stack:
+        return registers, max(stack - arrays, 0), stack
     stored = [opcode for opcode in _nvidia_opcodes(_disassemble(asm["cubin"])) if opcode.startswith("STL")]
     return registers, sum(_nvidia_width(opcode) // 8 for opcode in stored), stack
 

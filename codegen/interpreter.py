@@ -178,7 +178,6 @@ class _Range:
     """The bytes one tensor spans, and which of them this launch has touched."""
 
     name: str
-    low: int  # rounded down to 8, so that an aligned address has an aligned offset
     start: int
     stop: int
     touched: dict[str, np.ndarray] = field(default_factory=dict)
@@ -188,12 +187,12 @@ class _Range:
         start = tensor.data_ptr()
         last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
         stop = start + (last + 1) * tensor.element_size() if tensor.numel() else start
-        return cls(name, start & ~7, start, stop)
+        return cls(name, start, stop)
 
     def touch(self, kind: str, addresses: np.ndarray, size: int) -> None:
         if kind not in self.touched:
-            self.touched[kind] = np.zeros((self.stop - self.low + 15) & ~7, np.bool_)
-        bytes_touched, offsets = self.touched[kind], addresses - self.low
+            self.touched[kind] = np.zeros((self.stop - self.start + 7) & ~7, np.bool_)
+        bytes_touched, offsets = self.touched[kind], addresses - self.start
         if not (offsets & (size - 1)).any():
             words = bytes_touched.view(f"u{size}")
             words[offsets >> (size.bit_length() - 1)] = int.from_bytes(b"\1" * size, "little")

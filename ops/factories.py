@@ -80,7 +80,7 @@ def _arange(start: Any, end: Any, step: Any, dtype: DType | None) -> Node:
         n = max(math.ceil((end - start) / step), 0)
     running = numbers(n)
     if not whole:
-        running = ir.cast(running, f64)
+        running = ir.cast(running, dt.computed if dt.is_float else f64)
     if (start, step) != (0, 1):
         running = running * step + start
     return ir.cast(running, dt)
@@ -94,10 +94,10 @@ def arange(start: Bound, end: Bound, step: Bound = 1, dtype: MaybeDType = None):
 
 def _linspace(start: float, end: float, steps: Index, dtype: DType | None) -> Node:
     dt = dtype or default_float()
-    running = ir.cast(numbers(steps), f64)
-    gap = (ir.as_node(end) - start) / (ir.as_node(steps) - 1) if steps != 1 else 0.0
-    from_end = ir.as_node(end) - (ir.as_node(steps) - 1 - running) * gap
-    return ir.cast(where(running * 2 < steps, running * gap + start, from_end), dt)
+    running = ir.cast(numbers(steps), dt.computed if dt.is_float else f64)
+    gaps = ir.as_node(steps - 1)
+    gap = (end - start) / max(steps - 1, 1) if isinstance(steps, int) else (end - start) / gaps
+    return ir.cast(where(running * 2 < steps, running * gap + start, end - (gaps - running) * gap), dt)
 
 
 @declare(expand=_linspace)

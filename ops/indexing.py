@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DataDependent, DTypesDisagree, ShapesDisagree
-from fusedsl.index import Index
+from fusedsl.index import Index, is_nonnegative
 from fusedsl.ir import Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Size, Sizes, TypeRule, declare
 from fusedsl.types import DType, Type, broadcast, i64, same_size, show_shape
 
@@ -106,7 +106,8 @@ def _pad_lower(context, node: Node, index: Sequence[Index]):
         inner.append(0 if n == 1 else i - low)
     if inside is None:
         return context.at(x, ())
-    value = context.constant(node["value"] or 0, node.dtype)
+    value = node["value"] or 0
+    value = context.constant(value if node.dtype.is_float else int(value), node.dtype)
     return context.select(inside, context.at(x, inner, when=inside), value)
 
 
@@ -130,10 +131,18 @@ def _indices(node_types: Sequence[Type], op: str) -> None:
 def _gathered(types: Sequence[Type], dim: int) -> Type:
     x, index = types
     _indices([index], "gather")
+    got = f"{show_shape(x.shape)} and {show_shape(index.shape)}"
     if x.rank != index.rank:
-        raise ShapesDisagree(op="gather", rule="index needs as many dimensions as the operand",
-                             got=f"{show_shape(x.shape)} and {show_shape(index.shape)}", hint="")  # fmt: skip
+        raise ShapesDisagree(op="gather", rule="index needs as many dimensions as the operand", got=got, hint="")
+    if not all(d == dim or _fits(m, n) for d, (m, n) in enumerate(zip(index.shape, x.shape, strict=True))):
+        rule = "index may exceed the operand along dim alone"
+        raise ShapesDisagree(op="gather", rule=rule, got=got, hint="")
     return Type(x.dtype, index.shape)
+
+
+def _fits(m: Index, n: Index) -> bool:
+    """m <= n, as far as it is known; where it is not, the sizes are to be equal."""
+    return is_nonnegative(n - m) or same_size(m, n)
 
 
 def _gather_lower(context, node: Node, index: Sequence[Index]):
@@ -202,7 +211,13 @@ def index(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
     return pick.reference(tensors, dims, place)
 
 
-@declare(expand=lambda x, index, dim: pick([x, index], (dim,), dim))
+def _index_select(x: Node, index: Node, dim: int) -> Node:
+    if index.rank > 1:
+        raise BadArgument(op="index_select", name="index", rule="a vector", got=show_shape(index.shape), hint="")
+    return pick([x, index if index.rank else unsqueeze(index, 0)], (dim,), dim)
+
+
+@declare(expand=_index_select)
 def index_select(x: torch.Tensor, dim: Dim, index: torch.Tensor):
     """x at the indices of a vector along dim"""
     return torch.index_select(x, dim, index)
@@ -221,7 +236,13 @@ def take_along_dim(x: torch.Tensor, indices: torch.Tensor, dim: Dim):
     return torch.take_along_dim(x, indices, dim)
 
 
-@declare(expand=lambda x, weight: pick([weight, x], (0,), 0))
+def _embedding(x: Node, weight: Node) -> Node:
+    if weight.rank != 2:
+        raise BadArgument(op="embedding", name="weight", rule="a matrix", got=show_shape(weight.shape), hint="")
+    return pick([weight, x], (0,), 0)
+
+
+@declare(expand=_embedding)
 def embedding(x: torch.Tensor, weight: torch.Tensor):
     """weight[x], row by row"""
     return F.embedding(x, weight)

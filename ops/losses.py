@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.ir import Choice, Flag, Node, Number, Size, declare
-from fusedsl.types import DType, show_shape
+from fusedsl.types import DType, same_size, show_shape
 
 from .compare import maximum, ne, where
 from .convert import float_of, narrow, wide
@@ -17,6 +17,7 @@ from .indexing import gather, pick
 from .movement import squeeze, unsqueeze
 from .norms import log_softmax
 from .reduce import count, mean, sum
+from .rules import without
 
 
 def _finished(loss: Node, reduction: str, op: str, dt: DType) -> Node:
@@ -128,10 +129,11 @@ def _negative_likelihood(logs: Node, target: Node, weight: Node | None, ignore_i
     """The loss out of the logarithms of probabilities, classes being dim 1, or dim 0 of a vector."""
     if target.dtype.is_float or target.dtype.is_bool:
         raise DTypesDisagree(op=op, rule="targets must be integers", got=str(target.dtype), hint="Use target.long().")
-    if logs.rank == 0 or target.rank != logs.rank - 1:
+    dim = min(1, logs.rank - 1)
+    wanted = without(logs.shape, (dim,))
+    if logs.rank == 0 or len(wanted) != target.rank or not all(map(same_size, wanted, target.shape)):
         raise BadArgument(op=op, name="target", rule="of x's shape without the dim of classes",
                           got=f"{show_shape(target.shape)} for {show_shape(logs.shape)}", hint="")  # fmt: skip
-    dim = min(1, logs.rank - 1)
     counted = ne(target, ignore_index)
     target = where(counted, target, 0)
     share = ir.cast(counted, logs.dtype)

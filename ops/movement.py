@@ -127,7 +127,13 @@ def _roll_index(node: Node, index: Indices) -> Indices:
     return result
 
 
-@declare(type=viewed(lambda t, shifts, dims: t.shape), index=_roll_index)
+def _rolled(t: Type, shifts: Sequence[Index], dims: Sequence[int]) -> Sequence[Index]:
+    if len(shifts) != len(dims):
+        raise BadArgument(op="roll", name="shifts", rule="one for each of dims", got=repr(shifts), hint="")
+    return t.shape
+
+
+@declare(type=viewed(_rolled), index=_roll_index)
 def roll(x: torch.Tensor, shifts: Sizes, dims: DimOrder):
     """x moved along dims by shifts, what leaves at the end entering at the start"""
     return torch.roll(x, shifts, dims)

@@ -69,7 +69,8 @@ def _reflected(op: Op) -> Callable:
 
 for _name, _target in _OPERATORS.items():
     SPELLINGS[f"Tensor.__{_name}__"] = OPS[_target]
-    SPELLINGS[f"Tensor.__r{_name}__"] = _reflected(OPS[_target])
+    if hasattr(torch.Tensor, f"__r{_name}__"):
+        SPELLINGS[f"Tensor.__r{_name}__"] = _reflected(OPS[_target])
 
 
 @spells("torch.positive", "Tensor.positive", "Tensor.__pos__")
@@ -224,14 +225,19 @@ _deviation("var")
 _deviation("std")
 
 
-@spells("torch.norm", "Tensor.norm", "torch.linalg.norm")
-def norm(input, p="fro", dim=None, keepdim=False, dtype=None, *, ord=None):
-    p = p if ord is None else ord
-    if p in ("fro", None):
-        p = 2
-    elif not isinstance(p, (int, float)):
-        raise UnknownFunction(op="norm", hint="The norms of vectors are there: a number for p.")
-    return ops.vector_norm(input, p, dim, keepdim, dtype)
+@spells("torch.norm", "Tensor.norm")
+def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
+    if isinstance(p, str) and p != "fro":
+        raise UnknownFunction(op="norm", hint="The norms of vectors are there: give a number for p.")
+    return ops.vector_norm(input, 2 if p is None or p == "fro" else p, dim, keepdim, dtype)
+
+
+@spells("torch.linalg.norm")
+def linalg_norm(A, ord=None, dim=None, keepdim=False, *, dtype=None):
+    of_matrix = len(A.shape) == 2 if dim is None else isinstance(dim, (tuple, list)) and len(dim) == 2
+    if ord is not None and of_matrix:
+        raise UnknownFunction(op="norm", hint="The norms of vectors are there: torch.linalg.vector_norm.")
+    return ops.vector_norm(A, 2 if ord is None else ord, dim, keepdim, dtype)
 
 
 # ---- views -----------------------------------------------------------------------------------------------------------

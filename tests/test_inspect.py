@@ -98,12 +98,13 @@ def lgamma_kernel(x, BLOCK: tl.constexpr):
     tl.store(x + i, libdevice.lgamma(tl.load(x + i)) + libdevice.sin(tl.load(x + i)))
 
 
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])  # ptxas may remove that of fp32
 @pytest.mark.parametrize("target", NVIDIA)
-def test_an_array_in_local_memory_is_no_spill(target):
-    kernel = compile_kernel(lgamma_kernel, {"x": "*fp64"}, {"BLOCK": 128}, target, num_warps=4, num_stages=1)
+def test_an_array_in_local_memory_is_no_spill(target, dtype):
+    kernel = compile_kernel(lgamma_kernel, {"x": f"*{dtype}"}, {"BLOCK": 128}, target, num_warps=4, num_stages=1)
     if ".local" not in kernel.asm["ptx"]:
         pytest.skip("this Triton's libdevice needs no array")
-    assert kernel.stack > 0 == kernel.spills
+    assert kernel.spills == 0 and (kernel.stack > 0 or dtype == "fp32")
 
 
 @triton.jit

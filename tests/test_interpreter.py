@@ -376,9 +376,12 @@ def test_fma_rounds_once(dtype, seed):
     if dtype == torch.float64 and not hasattr(triton._C.libtriton.interpreter, "fma_fp64"):  # type: ignore
         pytest.skip("before Triton 3.9")
     x, y = (torch.randn(N).to(dtype) for _ in range(2))
+    halves = {torch.float16: (5, 6), torch.bfloat16: (4, 4), torch.float32: (12, 12), torch.float64: (26, 27)}[dtype]
+    x[0], y[0] = (1 + 2.0**-bits for bits in halves)  # the product is halfway between two numbers
     product = x.double() * y.double()
     scale = torch.tensor([0.5, 1.0, 2.0**-20, 2.0**-40])[torch.randint(0, 4, (N,))].double()
     z = (-product * scale).to(dtype)  # cancels, to show what was rounded away
+    z[0] = 2.0 ** (-24 if dtype == torch.float16 else -100)  # and this decides which, far below float64's last bit
     out = torch.empty(N, dtype=dtype)
     run(fma_kernel, x, y, z, out)
     for i in range(N):
@@ -946,7 +949,8 @@ def early_kernel(x, out, n, BLOCK: tl.constexpr):
     if n < 0:
         tl.store(out, 7.0)
         return
-    r = tl.reduce(tl.load(x + tl.arange(0, BLOCK)), 0, larger_magnitude)
+    v = tl.load(x + tl.arange(0, BLOCK))
+    r = tl.reduce(v, 0, larger_magnitude) + tl.sum(tl.map_elementwise(selu, v, tl.full([BLOCK], 0.0, tl.float32)))
     if n == 0:
         tl.store(out, r)
         return
@@ -955,10 +959,10 @@ def early_kernel(x, out, n, BLOCK: tl.constexpr):
 
 def test_early_returns():
     x, out = torch.randn(N), torch.zeros(1)
-    largest = max(x.tolist(), key=abs)
-    for n, expected in ((-1, 7.0), (0, largest), (3, torch.tensor(largest) + 3)):
+    total = max(x.tolist(), key=abs) + x.clamp(min=0).sum().item()
+    for n, expected in ((-1, 7.0), (0, total), (3, total + 3)):
         run(early_kernel, x, out, n=n)
-        assert out.item() == expected
+        assert out.item() == pytest.approx(expected)
 
 
 @triton.jit

@@ -30,9 +30,9 @@ from fusedsl.errors import (
     ShapesDisagree,
     UnknownFunction,
 )
-from fusedsl.index import Index, Variable, evaluate, poly, replace
+from fusedsl.index import Index, Symbol, Variable, evaluate, poly, replace
 from fusedsl.interpret import Machine, interpret
-from fusedsl.ir import OPS, Graph, Node, Op, build, intern
+from fusedsl.ir import OPS, SPELLINGS, Graph, Node, Op, build, intern
 from fusedsl.ops.helpers import HELPERS, filled
 from fusedsl.trace import trace
 from fusedsl.types import STORED, DType, Type, dtype
@@ -257,7 +257,8 @@ CALLS_OF_TORCH = {
         x.repeat_interleave(2, dim=1); x.repeat_interleave(2); x.roll(1, 0); x.roll(2); x.roll((1, 2), (0, 1));
         torch.swapaxes(x, 0, 1); x.narrow(0, 1, 2); x.select(1, 3); x.diagonal(); torch.diagonal(z, 0, 1, 2);
         x.unfold(1, 3, 2); x.swapdims(0, 1); torch.ravel(x); x.view_as(y); torch.broadcast_tensors(x, v);
-        torch.meshgrid(v, v, indexing="ij"); torch.outer(v, v); x.fliplr()""",
+        torch.meshgrid(v, v[:3], indexing="ij");
+        torch.meshgrid(v, v[:3], indexing="xy"); torch.outer(v, v); x.fliplr()""",
     "joining": """
         torch.cat([x, y]); torch.cat((x, y), dim=1); torch.cat([x, xi], -1); torch.stack([x, y]);
         torch.stack([x, y], dim=-1); torch.hstack([x, y]); torch.vstack([v, v]); F.pad(x, (1, 2));
@@ -341,6 +342,21 @@ def test_torchs_forms_of_call(kind: str) -> None:
                                        msg=lambda why, text=text: f"{text}: {why}")  # fmt: skip
 
 
+def test_spellings_take_nodes_of_symbolic_sizes() -> None:
+    n = poly(Symbol("n"))
+    x = given("x", Type(dtype("f32"), (4 * n, 8)))
+    for name, args, shapes in (
+        ("Tensor.__getitem__", ((slice(1, None), None),), [(4 * n - 1, 1, 8)]),
+        ("Tensor.__getitem__", ((Ellipsis, -1),), [(4 * n,)]),
+        ("Tensor.view", (n, -1), [(n, 32)]),
+        ("torch.chunk", (2,), [(2 * n, 8)] * 2),
+        ("torch.split", (n,), [(n, 8)] * 4),
+        ("torch.max", (1,), [(4 * n,)] * 2),
+    ):
+        made = SPELLINGS[name](x, *args)
+        assert [part.shape for part in (made if isinstance(made, tuple) else (made,))] == shapes, name
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 def given(name: str, type: Type) -> Node:
@@ -375,6 +391,10 @@ MISTAKES = {
     "gelu": (lambda: ops.gelu(REAL, "fast"), BadArgument, "gelu: approximate must be 'none' or 'tanh'"),
     "glu": (lambda: ops.glu(REAL, 0), BadArgument, "glu: x must be of even size in dim 0"),
     "norm": (lambda: ops.layer_norm(REAL, (3,)), ShapesDisagree, "layer_norm: the last dimensions"),
+    "gather": (lambda: ops.gather(REAL, 1, ops.expand(WHOLE, (5, 4))), ShapesDisagree, "gather: index may exceed"),
+    "classes": (lambda: ops.cross_entropy(REAL, WHOLE), BadArgument, "cross_entropy: target must be of x's shape"),
+    "roll": (lambda: ops.roll(REAL, (1, 2), (0,)), BadArgument, "roll: shifts must be one for each of dims"),
+    "table": (lambda: ops.embedding(WHOLE, ROWS), BadArgument, "embedding: weight must be a matrix"),
     "groups": (lambda: ops.group_norm(REAL, 3), BadArgument, "group_norm: num_groups must be a divisor"),
     "reduction": (lambda: ops.mse_loss(REAL, REAL, "max"), BadArgument, "mse_loss: reduction must be"),
     "targets": (lambda: ops.nll_loss(REAL, ROWS), DTypesDisagree, "nll_loss: targets must be integers, got f32"),
@@ -394,6 +414,7 @@ def test_a_mistake_is_told(mistake: str) -> None:
     "x[x > 0]": DataDependent, "x[::-1]": BadArgument, "x[7]": BadArgument, "x[0, 0, 0]": BadArgument,
     "torch.where(x > 0)": DataDependent, "x.repeat_interleave(torch.tensor([1, 2]), 0)": DataDependent,
     "F.dropout(x)": UnknownFunction, "x.to('meta')": FuseError, "torch.norm(x, 'nuc')": UnknownFunction,
+    "torch.linalg.norm(x, 2)": UnknownFunction,
     "x.split([1, 2])": BadArgument, "torch.div(x, x, rounding_mode='up')": BadArgument,
     "x.narrow(0, 4, 4)": BadArgument,
     "F.embedding(x.long(), x, max_norm=1.)": BadArgument, "F.mse_loss(x, x, size_average=False)": BadArgument,

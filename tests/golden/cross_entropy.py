@@ -8,12 +8,12 @@ def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit(do_not_specialize=['s1', 's2'])
-def cross_entropy(logits_ptr, target_ptr, out_ptr, s1, s2, logits_s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
+@triton.jit(do_not_specialize=['s0', 's1'])
+def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     pid = tl.program_id(0)
     i0 = pid * BLOCK_I
     i = i0 + tl.arange(0, BLOCK_I)
-    in_i = i < s2
+    in_i = i < s0
     max_acc = tl.full([BLOCK_I, BLOCK_K], float("-inf"), tl.float32)
     k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 1 over k
     for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
