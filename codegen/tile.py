@@ -74,8 +74,9 @@ def _reduction(
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
-    for axis in loops:  # its tiles may hold whole resident rows
-        tiles[axis.tile] = max(16, (LOOP // 2 if columns else LOOP) * min(scale, 8) // (lanes * inner))
+    most = (LOOP // 2 if columns else LOOP) * min(scale, 8) // (lanes * inner)
+    for axis in loops:  # a tile of it may hold whole resident rows
+        tiles[axis.tile] = max(16 if inner == 1 else 1, most)
 
 
 def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:

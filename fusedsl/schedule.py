@@ -11,6 +11,7 @@ A value is placed in the current pass if it varies along the pass's axes, else r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -164,6 +165,7 @@ def schedule(
     check(writes)
     nests = [Nest(_innermost_last(n, writes, buffers), _is_resident(n, writes)) for n in nests_of(writes)]
     refuse_loops_inside(writes)
+    refuse_large_tiles(writes)
     order = global_order(writes)
     contiguous = lanes(writes, buffers)
     axes = _axes(order, nests, writes, contiguous, buffers)
@@ -199,6 +201,16 @@ def _is_resident(nest: Sequence[Variable], writes: Sequence[Write]) -> bool:
             return False
         total *= padded(axis.extent)
     return total <= RESIDENT
+
+
+def refuse_large_tiles(writes: Sequence[Write]) -> None:
+    """Rows that are resident along several nests at once have to fit the registers together."""
+    resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
+    for e in walk([w.value for w in writes]):
+        axes = e.free | frozenset(e["axes"]) if e.kind == "reduce" else e.free
+        tile = math.prod(padded(a.extent) for a in axes if a in resident)
+        if tile > RESIDENT:
+            raise Refusal(f"a tile of {tile} elements does not fit the registers of one program")
 
 
 def refuse_loops_inside(writes: Sequence[Write]) -> None:

@@ -3,6 +3,8 @@
 import pytest
 
 from examples import diffusion, gguf_model, losses, norms, quantize_fp8, rotary, smollm2
+from fusedsl.codegen.inspect import TARGETS
+from fusedsl.plan import Plan
 
 
 def test_norms():
@@ -47,3 +49,23 @@ def test_smollm2_refuses_other_logits(weights, monkeypatch):
     monkeypatch.setattr(smollm2, "FUSED", wrong)
     with pytest.raises(SystemExit, match="differ"):
         smollm2.main(["--layers", "1", "--no-generate"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", [norms, losses, rotary, diffusion, quantize_fp8, smollm2], ids=lambda m: m.__name__)
+def test_every_kernel_of_an_example_compiles_without_spills(example, monkeypatch, request):
+    if example is smollm2:
+        request.getfixturevalue("weights")
+    plans: dict[str, Plan] = {}
+    run = Plan.run
+
+    def recorded(plan, *args):
+        plans.setdefault("".join(k.source for k in plan.kernels), plan)
+        return run(plan, *args)
+
+    monkeypatch.setattr(Plan, "run", recorded)
+    example.main(["--layers", "1", "--no-generate"]) if example is smollm2 else example.main()
+    assert plans
+    for target in TARGETS:
+        for plan in plans.values():
+            assert [c.name for c in plan.compile(target) if c.spills] == []

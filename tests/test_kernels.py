@@ -10,6 +10,7 @@ from hypothesis import given
 from strategies import NOT_DRAWN, Case, Limits, graph_and_inputs, random_case
 
 import fusedsl.ops  # noqa: F401  (declares them)
+from fusedsl.codegen.inspect import TARGETS
 from fusedsl.interpret import interpret, sizes_of
 from fusedsl.ir import OPS
 from fusedsl.pipeline import optimise
@@ -94,3 +95,37 @@ def test_the_safe_schedule_agrees(seed):
 @pytest.mark.parametrize("seed", range(SEED, SEED + 500))
 def test_a_sweep_of_graphs_of_up_to_30_ops(seed):
     assert_means_the_same(random_case(100_000 + seed, 30))
+
+
+def assert_compiles(case: Case) -> None:
+    plan = plan_of(case)
+    for target in TARGETS:
+        assert [c.name for c in plan.compile(target) if c.spills] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SEED, SEED + 8))
+def test_a_sample_of_random_kernels_compiles_for_every_gpu(seed):
+    assert_compiles(random_case(200_000 + seed, 15))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("seed", range(SEED, SEED + 100))
+def test_random_kernels_compile_for_every_gpu(seed):
+    assert_compiles(random_case(200_000 + seed, 30))
+
+
+DRAWN = [name for name in OPS if name not in NOT_DRAWN]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRAWN[SEED % 12 :: 12])
+def test_a_sample_of_ops_compiles_for_every_gpu(name):
+    assert_compiles(random_case(SEED, 2, Limits(ops={name})))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_op_compiles_for_every_gpu(name):
+    for seed in range(SEED, SEED + 2):
+        assert_compiles(random_case(seed, 2, Limits(ops={name})))

@@ -20,7 +20,7 @@ from ..index import Variable
 from ..ir import Graph, Node, topological
 from ..lower import Write, lower
 from ..scalar import walk
-from ..schedule import Refusal, check, nests_of, refuse_loops_inside
+from ..schedule import Refusal, check, nests_of, refuse_large_tiles, refuse_loops_inside
 from .split_groups import split_groups
 from .unify_axes import unify_axes
 
@@ -189,6 +189,7 @@ class _Fuser:
         writes = self.writes(nodes)
         check(writes)
         refuse_loops_inside(writes)
+        refuse_large_tiles(writes)
         reads, stored = distinct_bytes(writes, self.sizes)
         moved = sum(reads.values()) + sum(stored.values())
         return self.machine.seconds(moved + self._again(writes) // CACHED, self._programs(writes))
