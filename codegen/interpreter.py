@@ -34,6 +34,7 @@ from triton._C.libtriton import interpreter as _native
 from triton.runtime.jit import JITFunction
 
 from . import hardware
+from .binding import bind, signature_of
 from .hardware import from_raw, full, raw_dtype, round_bf16, to_raw
 from .ttir import STRING, VALUE, Block, Function, Op, Type, parse, ttir_of
 
@@ -71,10 +72,8 @@ def launch(
     AssertionError where `tl.device_assert` or `tl.assume` fails, OutOfBounds, CannotInterpret for inline assembly, and
     whatever Triton's front end raises for a kernel it rejects.
     """
-    bound = _bind(fn, args)
-    text = {name: _argument_type(name, value) for name, value in bound.items() if name not in _constexprs(fn, bound)}
-    text.update({p.name: p.annotation_type for p in fn.params if p.annotation_type and p.name in text})
-    text.update({name: kind for name, kind in (signature or {}).items() if name in text})
+    bound = bind(fn, args)
+    text = signature_of(fn, bound, signature)
     kernel = _translated(fn, text, {name: value for name, value in bound.items() if name not in text})
     tensors = {name: value for name, value in bound.items() if isinstance(value, torch.Tensor)}
     memory = Memory(None if kernel.makes_pointers else tensors.values(), hooks)
@@ -104,58 +103,11 @@ def _run_grid(
                     raise
 
 
-def _bind(fn: JITFunction, args: Mapping[str, object]) -> dict[str, object]:
-    """The arguments in the order of the parameters, defaults filled in."""
-    unknown = sorted(set(args) - set(fn.arg_names))
-    if unknown:
-        raise TypeError(f"{fn.__name__} has no parameter {', '.join(unknown)}; it takes {', '.join(fn.arg_names)}")
-    bound = {}
-    for parameter in fn.params:
-        if parameter.name in args:
-            bound[parameter.name] = args[parameter.name]
-        elif parameter.has_default:
-            bound[parameter.name] = parameter.default
-        else:
-            raise TypeError(f"{fn.__name__} needs an argument for {parameter.name}")
-    return bound
-
-
-def _constexprs(fn: JITFunction, bound: Mapping[str, object]) -> set[str]:
-    return {p.name for p in fn.params if p.is_constexpr or bound[p.name] is None}
-
-
-_POINTEES = {
-    torch.bool: "i1", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32", torch.int64: "i64",
-    torch.uint8: "u8", torch.uint16: "u16", torch.uint32: "u32", torch.uint64: "u64",
-    torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64",
-    torch.float8_e4m3fn: "fp8e4nv", torch.float8_e5m2: "fp8e5",
-    torch.float8_e4m3fnuz: "fp8e4b8", torch.float8_e5m2fnuz: "fp8e5b16",
-}
-
 _SCALARS = {
     "i1": np.bool_, "u1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64,
     "fp16": np.float16, "fp32": np.float32, "fp64": np.float64,
 }
-
-
-def _argument_type(name: str, value: object) -> str:
-    """The Triton type of one argument, as a signature writes it."""
-    if isinstance(value, torch.Tensor):
-        if value.device.type != "cpu":
-            raise ValueError(f"{name} is on {value.device}; the interpreter runs on CPU tensors")
-        if value.dtype not in _POINTEES:
-            raise TypeError(f"{name}: Triton has no pointer to {value.dtype}")
-        return "*" + _POINTEES[value.dtype]
-    if isinstance(value, bool):
-        return "u1"
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise TypeError(f"{name}: {value} does not fit in 64 bits")
-        return "i32" if -(2**31) <= value < 2**31 else "i64" if value < 2**63 else "u64"
-    if isinstance(value, float):
-        return "fp32"
-    raise TypeError(f"{name}: a kernel cannot take a {type(value).__name__}; mark the parameter tl.constexpr")
 
 
 def _argument(value: Any, kind: str) -> Any:

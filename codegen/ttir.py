@@ -44,6 +44,7 @@ class Op:
     operands: list[str]  # every value in the text
     types: list[Type]
     regions: list[list[Block]] = field(default_factory=list)
+    line: str = ""  # `file.py:12` of the kernel, where the text says so
 
     def attribute(self, name: str, default: str | None = None) -> str:
         """The text of `name = text`, without quotes; the numbers of an array attribute."""
@@ -61,6 +62,7 @@ class Block:
     label: str
     arguments: list[str]
     ops: list[Op] = field(default_factory=list)
+    types: list[Type] = field(default_factory=list)  # of the arguments
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Function:
     arguments: list[str]
     blocks: list[Block]
     public: bool
+    types: list[Type] = field(default_factory=list)  # of the arguments
 
 
 def in_any_thread(front_end: Callable[[], Result]) -> Result:
@@ -87,11 +90,13 @@ def in_any_thread(front_end: Callable[[], Result]) -> Result:
     return front_end()
 
 
-def ttir_of(fn: JITFunction, signature: Mapping[str, str], constexprs: Mapping[str, object]) -> str:
+def ttir_of(
+    fn: JITFunction, signature: Mapping[str, str], constexprs: Mapping[str, object], *, lines: bool = False
+) -> str:
     """The TTIR that a CUDA target starts from, with helpers inlined, repeated work removed and descriptors lowered.
 
     `signature` has the Triton types of the parameters that are not in `constexprs`. Asserts are kept, checks of
-    integer overflow are not made, and every fp8 type is allowed.
+    integer overflow are not made, and every fp8 type is allowed. `lines`: each operation says where it comes from.
     """
     source = ASTSource(fn, {name: signature.get(name, "constexpr") for name in fn.arg_names}, dict(constexprs))
     target = GPUTarget("cuda", 90, 32)
@@ -103,53 +108,86 @@ def ttir_of(fn: JITFunction, signature: Mapping[str, str], constexprs: Mapping[s
     backend.load_dialects(context)
     codegen = backend.get_codegen_implementation(options)
     module = in_any_thread(lambda: source.make_ir(target, options, codegen, backend.get_module_map(), context))
+    simplify(module, context)
+    return str(module) if lines else module.str_nodebug()
+
+
+def simplify(module: Any, context: Any) -> None:
+    """Inlines helpers, removes repeated work, and makes pointers of descriptors."""
     manager = ir.pass_manager(context)
     passes.common.add_inliner(manager)
     passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
     for add in (passes.common.add_canonicalizer, passes.common.add_cse, passes.common.add_licm):
         add(manager)
     passes.common.add_symbol_dce(manager)
-    manager.run(module, "interpret")
-    return module.str_nodebug()
+    manager.run(module, "simplify")
 
 
 def parse(text: str) -> list[Function]:
     """The functions of a module."""
-    lines = iter([line.strip() for line in text.splitlines()])
+    places = _places(text)
+    lines = iter([_placed(line.strip(), places) if places else (line.strip(), "") for line in text.splitlines()])
     functions = []
-    for line in lines:
+    for line, _ in lines:
         if line.startswith("tt.func"):
             match = _FUNCTION.match(line)
             assert match and line.endswith("{"), f"not a function: {line}"
             blocks, _ = _blocks(lines)
-            functions.append(Function(match[2].strip('"'), VALUE.findall(match[3]), blocks, match[1] == "public"))
+            functions.append(Function(match[2].strip('"'), VALUE.findall(match[3]), blocks, match[1] == "public",
+                                      _types(_ATTRIBUTES.sub("", match[3]))))  # fmt: skip
     return functions
+
+
+_PLACE = re.compile(r"^(#loc\d*) = loc\((.*)\)$", re.MULTILINE)
+_FILE = re.compile(r'"([^"]+)":(\d+)')
+_LOCATION = re.compile(r"\s*loc\((#loc\d*|unknown|\"[^()]*(?:\([^()]*\))?)\)")
+
+
+def _places(text: str) -> dict[str, str]:
+    """`#loc7` -> `file.py:12`: of a name's or a call's place, the place it refers to."""
+    bodies = dict(_PLACE.findall(text))
+    places = {}
+    for name in bodies:
+        at = name
+        while at and not _FILE.search(bodies.get(at, "")):
+            at = next(iter(re.findall(r"#loc\d*", bodies.get(at, ""))[-1:]), "")
+        if at:
+            file, row = _FILE.findall(bodies[at])[0]
+            places[name] = f"{file}:{row}"
+    return places
+
+
+def _placed(line: str, places: Mapping[str, str]) -> tuple[str, str]:
+    """A line without what it says of its place, and the place."""
+    found = _LOCATION.findall(line)
+    return _LOCATION.sub("", line), places.get(found[-1], "") if found else ""
 
 
 VALUE = re.compile(r"%[\w$.-]+(?:#\d+)?")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _OP = re.compile(r'(?:(%[\w$.:-]+(?:, %[\w$.:-]+)*) = )?"?([\w.]+)"?(.*)')
 _FUNCTION = re.compile(r'tt\.func (public|private)? ?@("[^"]+"|[\w.$-]+)\((.*?)\)(?: ->|\s+attributes|\s*\{)')
+_ATTRIBUTES = re.compile(r"\{[^{}]*\}")  # of an argument: `{tt.divisibility = 16 : i32}`
 _POINTER = r"!tt\.ptr<(\w+)(?:, \d+)?>"  # with an address space
 _TYPE = re.compile(rf"tensor<((?:\d+x)*)(?:{_POINTER}|(\w+))>|{_POINTER}|\b([if]\d\w*|bf16)\b")
 
 
-def _blocks(lines: Iterator[str]) -> tuple[list[Block], str]:
+def _blocks(lines: Iterator[tuple[str, str]]) -> tuple[list[Block], tuple[str, str]]:
     """The blocks up to the line that closes their region, and that line."""
     blocks = [Block("^entry", [])]
-    for line in lines:
+    for line, place in lines:
         if line.startswith("}"):
-            return blocks, line
+            return blocks, (line, place)
         if line.startswith("^"):
             head = line.partition("//")[0]
-            named = Block(head.partition("(")[0].strip(" :"), VALUE.findall(head))
+            named = Block(head.partition("(")[0].strip(" :"), VALUE.findall(head), types=_types(head))
             blocks = [*blocks, named] if blocks[0].ops else [named]
         elif line:
-            blocks[-1].ops.append(_op(line, lines))
+            blocks[-1].ops.append(_op(line, place, lines))
     raise AssertionError("a region is not closed")
 
 
-def _op(line: str, lines: Iterator[str]) -> Op:
+def _op(line: str, place: str, lines: Iterator[tuple[str, str]]) -> Op:
     match = _OP.match(line)
     assert match, f"not an operation: {line}"
     named, name, rest = match.groups()
@@ -157,14 +195,14 @@ def _op(line: str, lines: Iterator[str]) -> Op:
     if rest.endswith("{"):
         rest, close = rest[:-1].rstrip(" ("), "{"
         while close.endswith("{"):  # `} else {`, `} do {`
-            blocks, close = _blocks(lines)
+            blocks, (close, place) = _blocks(lines)
             regions.append(blocks)
         rest += close[2:] if close.startswith("})") else ""
     # A branch writes the types of its arguments where they stand; every other operation writes types at the end.
     text, colon, types = rest.rpartition(" : ") if not name.startswith("cf.") else (rest, "", "")
     if not colon:
         text, types = rest, ""
-    return Op(name, _results(named), text, VALUE.findall(STRING.sub("", text)), _types(types), regions)
+    return Op(name, _results(named), text, VALUE.findall(STRING.sub("", text)), _types(types), regions, place)
 
 
 def _results(named: str | None) -> list[str]:

@@ -48,10 +48,8 @@ class Fused:
         if is_tracing() or _as_written.get():
             return self.function(*args, **kwargs)
         traced, planner, bound = self._entry(args, kwargs)
-        device = _device(bound.values)
-        plan = planner.plan(bound.values, bound.sizes, device)
-        outputs = plan.run(bound.values, device)
-        return traced.rebuild(bound, outputs)
+        plan = planner.called(bound.values, bound.sizes, traced.device)
+        return traced.rebuild(bound, plan.run(bound.values, traced.device))
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: bound to its instance, one traced function per instance."""

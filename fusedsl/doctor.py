@@ -99,6 +99,12 @@ def _compiles(target: str) -> Callable[[], str]:
     return check
 
 
+def cpu_target() -> str:
+    from .codegen.cpu.native import works
+
+    return works()
+
+
 def runs_on_cpu() -> str:
     return _run("cpu")
 
@@ -157,6 +163,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "tools": tools,
     "cache": cache,
     **{f"compile for {target}": _compiles(target) for target in ("sm_80", "sm_90", "sm_100", "gfx942")},
+    "CPU target": cpu_target,
     "run on the CPU": runs_on_cpu,
     "run on the GPU": runs_on_gpu,
 }

@@ -32,6 +32,7 @@ class Rung(IntEnum):
 
 
 NUMERICS = ("default", "eager")
+CPU_TARGETS = ("cpu", "interpret")
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,19 @@ class Options:
     cache_dir  where compiled kernels are kept between runs
     numerics   "default": half precision is computed in f32 and rounded where a kernel stores it or a dot reads it;
                "eager": rounded after every op, as eager does
+    cpu        what runs kernels on CPU tensors, "cpu": machine code, "interpret": numpy, which checks every access
     """
 
     debug: Rung = Rung.SILENT
     cache_dir: Path = Path.home() / ".cache" / "fusedsl"
     numerics: str = "default"
+    cpu: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.numerics not in NUMERICS:
             raise BadOption(name="numerics", rule=f"one of {', '.join(NUMERICS)}", got=repr(self.numerics))
+        if self.cpu not in CPU_TARGETS:
+            raise BadOption(name="cpu", rule=f"one of {', '.join(CPU_TARGETS)}", got=repr(self.cpu))
 
     @staticmethod
     @cache
@@ -60,12 +65,13 @@ class Options:
 
     @staticmethod
     def read(environ: Mapping[str, str]) -> Options:
-        """The options in FUSEDSL_DEBUG, FUSEDSL_CACHE_DIR and FUSEDSL_NUMERICS. Raises BadOption."""
+        """The options in FUSEDSL_DEBUG, FUSEDSL_CACHE_DIR, FUSEDSL_NUMERICS and FUSEDSL_CPU. Raises BadOption."""
         home = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return Options(
             debug=_rung(environ.get("FUSEDSL_DEBUG") or "0"),
             cache_dir=Path(environ.get("FUSEDSL_CACHE_DIR") or home / "fusedsl"),
             numerics=environ.get("FUSEDSL_NUMERICS") or "default",
+            cpu=environ.get("FUSEDSL_CPU") or "cpu",
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import runtime
+from .calls import Run, native_call
 from .codegen.expr import CARRIED
 from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
@@ -172,7 +173,7 @@ class Plan:
         self.held_shapes = [tuple(evaluate(n, sizes) for n in o.shape) for o in program.graph.outputs]
         self.configs = [choose(s.kernel, sizes, target) for s in program.steps]
         self.grids = [_grid(s.kernel, c, sizes) for s, c in zip(program.steps, self.configs, strict=True)]
-        self._constants = [self._fixed(s) for s in program.steps]
+        self.fixed = [self._fixed(s) for s in program.steps]
 
     # -- what a user asks
 
@@ -263,28 +264,32 @@ class Plan:
 
     def _compile(self, step: Step, config: Config, target: str) -> Compiled:
         values = self._fixed(step)
+        strides = {p.name for p in step.parameters if p.kind == "stride" and values.get(p.name, 16) % 16 == 0}
+        pointers = {p.name for p in step.parameters if p.kind == "pointer"}
+        tiles = {name: "constexpr" for name, _ in config.tiles}
+        return compile_kernel(
+            step.function(target), {**self.signature_of(step, values), **tiles}, dict(config.tiles), target,
+            num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(pointers | strides),
+        )  # fmt: skip
+
+    def signature_of(self, step: Step, values: Mapping[str, int]) -> dict[str, str]:
+        """The Triton types of a step's parameters but its tiles, whose sizes and strides have these values."""
         signature: dict[str, str] = {}
-        divisible: set[str] = set()
         for p in step.parameters:
             if p.kind == "pointer":
                 assert p.buffer is not None
                 carrier, *_ = CARRIED.get(p.buffer.dtype.name, (p.buffer.dtype.triton,))
                 signature[p.name] = f"*{carrier}"
-                divisible.add(p.name)
             elif p.kind == "number":
                 assert p.buffer is not None
                 signature[p.name] = p.buffer.dtype.triton
-            elif p.kind == "tile":
-                signature[p.name] = "constexpr"
-            else:
-                value = values.get(p.name, 16)
-                signature[p.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-                if p.kind == "stride" and value % 16 == 0:
-                    divisible.add(p.name)
-        return compile_kernel(
-            step.function(target), signature, dict(config.tiles), target,
-            num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(divisible),
-        )  # fmt: skip
+            elif p.kind != "tile":
+                signature[p.name] = "i32" if -(2**31) <= values.get(p.name, 16) < 2**31 else "i64"
+        return signature
+
+    def shape_of(self, node: Node) -> list[int]:
+        """The extents of a tensor of the program's graph."""
+        return [evaluate(n, self.sizes) for n in node.shape]
 
     def explain(self) -> str:
         """Why each kernel boundary is where it is, priced in bytes and launches."""
@@ -327,15 +332,16 @@ class Plan:
 
     def run(self, values: Sequence[Any], device: torch.device, hooks: Any = None) -> list[torch.Tensor]:
         """Launches every kernel; returns the graph's outputs. values: the graph's inputs in order."""
+        if self.target == "cpu" and hooks is None:
+            return self._on_cpu(values)
         program = self.program
         memory: dict[Node, Any] = dict(zip(program.graph.inputs, values, strict=True))
         for node, shape, strides in zip(program.graph.outputs, self.held_shapes, self.output_strides, strict=True):
             if node not in memory:
                 memory[node] = torch.empty_strided(shape, strides, dtype=node.dtype.torch, device=device)
         for node in program.intermediates:
-            shape = [evaluate(n, self.sizes) for n in node.shape]
-            memory[node] = torch.empty(shape, dtype=node.dtype.torch, device=device)
-        for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self._constants, strict=True):
+            memory[node] = torch.empty(self.shape_of(node), dtype=node.dtype.torch, device=device)
+        for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self.fixed, strict=True):
             if grid[0]:
                 self._launch(step, config, grid, _arguments(step, memory, fixed), device, hooks)
         return [
@@ -346,21 +352,36 @@ class Plan:
         ]
 
 
+    @cached_property
+    def _native(self) -> Run:
+        return native_call(self)
+
+    def _on_cpu(self, values: Sequence[Any]) -> list[torch.Tensor]:
+        try:
+            return self._native(values)
+        except AssertionError as error:  # a kernel's device_assert
+            raise self._out_of_range(error, [step.kernel for step in self.program.steps]) from error
+
+    def _out_of_range(self, error: AssertionError, kernels: Sequence[Kernel]) -> Exception:
+        """What a kernel's failed check means to the user."""
+        if "index out of range" not in str(error):
+            return error
+        lines = (_line_of_check(kernel) for kernel in kernels)
+        return IndexOutOfRange(name=self.graph.name, line=next(filter(None, lines), None))
+
     def _launch(
         self, step: Step, config: Config, grid: Grid, arguments: dict[str, Any], device: torch.device, hooks: Any
     ) -> None:
         try:
             runtime.launch(step.function(self.target), grid, arguments, config, device, hooks)
         except AssertionError as error:  # the interpreter's device_assert
-            if "index out of range" not in str(error):
-                raise
-            raise IndexOutOfRange(name=self.graph.name, line=_line_of_check(step.kernel)) from error
+            raise self._out_of_range(error, [step.kernel]) from error
 
 
 def _line_of_check(kernel: Kernel) -> Line | None:
     """The user's line of a kernel's first check of an index: its own, or that of what is made with the index."""
     statements = list(kernel.statements())
-    first = next((at for at, s in enumerate(statements) if isinstance(s, Check)), 0)
+    first = next((at for at, s in enumerate(statements) if isinstance(s, Check)), len(statements))
     return next((s.line for s in statements[first:] if not isinstance(s, Loop) and s.line is not None), None)
 
 
@@ -400,6 +421,20 @@ class Planner:
         self.programs: dict[tuple, Program] = {}
         self.plans: dict[tuple, Plan] = {}
         self.lock = threading.Lock()
+        self._called: dict[tuple, Plan] = {}
+        self._tensors = [i for i, node in enumerate(original.inputs) if not node.is_number]
+
+    def called(self, values: Sequence[Any], sizes: Sizes, device: torch.device) -> Plan:
+        """The plan for a call: as `plan`, which is asked when such sizes and strides come for the first time. The
+        trace has seen to the rest: dtypes, the device, sizes that are no symbols."""
+        key = (*sizes.values(), *[values[i].stride() for i in self._tensors])
+        plan = self._called.get(key)
+        if plan is None:
+            plan = self.plan(values, sizes, device)
+            if len(self._called) > 4096:
+                self._called.clear()
+            self._called[key] = plan
+        return plan
 
     def plan(
         self, values: Sequence[Any], sizes: Sizes, device: torch.device, target: str | None = None, safe: bool = False

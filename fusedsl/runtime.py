@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from .codegen import interpreter
+from .codegen.cpu import launch as native
 from .codegen.expr import CARRIED
 from .codegen.tile import Config
 from .errors import UnsupportedDevice
@@ -45,7 +46,7 @@ _lock = threading.Lock()
 
 def load(source: str, name: str) -> Any:
     """The @triton.jit function of that name in a kernel's source."""
-    key = hashlib.sha256(_code(source).encode()).hexdigest()[:32]
+    key = hashlib.sha256(code_of(source).encode()).hexdigest()[:32]
     with _lock:
         if key not in _functions:
             module = _import(_file_of(source, key, name), f"fusedsl_kernel_{key}")
@@ -57,13 +58,13 @@ def load(source: str, name: str) -> Any:
 def _file_of(source: str, key: str, name: str) -> Path:
     folder = Options.from_env().cache_dir / "kernels"
     path = folder / f"{name}_{key}.py"
-    if _code(_text(path) or "") != _code(source):
+    if code_of(_text(path) or "") != code_of(source):
         write_atomically(path, source)
         counters.written += 1
     return path
 
 
-def _code(source: str) -> str:
+def code_of(source: str) -> str:
     """A kernel's source without the users' lines beside it: those may move while the kernel stays."""
     return "\n".join(line.split("  # ", 1)[0].rstrip() for line in source.splitlines())
 
@@ -100,7 +101,7 @@ def _import(path: Path, name: str) -> Any:
 def target_of(device: torch.device) -> str:
     """The name of the target that runs tensors of a device."""
     if device.type == "cpu":
-        return "interpret"
+        return Options.from_env().cpu
     if device.type == "cuda":
         if torch.version.hip:
             return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
@@ -130,7 +131,10 @@ def launch(
     tiles = dict(config.tiles)
     arguments = {name: _carried(value) for name, value in arguments.items()}
     if device.type == "cpu":
-        interpreter.launch(function, grid, {**arguments, **tiles}, hooks)
+        if hooks is not None or Options.from_env().cpu == "interpret":
+            interpreter.launch(function, grid, {**arguments, **tiles}, hooks)
+        else:
+            native.launch(function, grid, {**arguments, **tiles})
         return
     with torch.cuda.device(device):
         function[grid](

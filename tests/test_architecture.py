@@ -50,6 +50,7 @@ ORDER = [
     "fusedsl.pipeline",
     "fusedsl.codegen.*",
     "fusedsl.runtime",
+    "fusedsl.calls",
     "fusedsl.plan",
     "fusedsl.api",
     "fusedsl.testing",

@@ -859,7 +859,7 @@ def test_dot_scaled():
     a = torch.stack([table[(x & 15).long()], table[(x >> 4).long()]], -1).reshape(128, 64)
     a = a * torch.exp2(s.float() - 127).repeat_interleave(32, 1)
     b = y.float() * torch.exp2(t.float() - 127).repeat_interleave(32, 1).T
-    torch.testing.assert_close(out, a @ b)
+    torch.testing.assert_close(out, a @ b, rtol=1.3e-6, atol=1e-4)  # sums of 64 products of up to 2^5 each
 
 
 # Control flow

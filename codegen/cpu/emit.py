@@ -1,0 +1,810 @@
+"""TTIR to MLIR: the kernel as an `llvm.func` over explicit vectors.
+
+The operations of a block are taken in order. Scalars are written down at once; a virtual tensor (analysis.py) waits for
+the sinks that need it; sinks wait for each other, and those that run over the same shape without needing each other
+share a loop nest (nest.py). A nest also keeps what later ones would have to compute again at some cost.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..ttir import Type
+from . import atomics, dot, elem, half, layouts
+from .analysis import WRITES, Analysis, is_trivial_reshape
+from .build import Builder, Scope, Value, bytes_of
+from .errors import CannotCompile
+from .machine import Machine
+from .nest import Buffer, Evaluator, Nest, Pointer, rows_of
+from .program import Body, Node, Program, Val, program_of
+from .scans import Scan
+from .sinks import Check, Load, Reduce, Save, SaveAll, Sink, Store
+
+DEAR = 8  # instructions from which a value is kept rather than computed again
+ARGUMENTS = ("i1", "i8", "i16", "i32", "i64", "f16", "f32", "f64")
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A kernel as MLIR, and what a launcher must know of it.
+
+    arguments      element types of the parameters, "ptr" for a pointer
+    written, read  the parameters that are stored through, and loaded from
+    disjoint       whether those stored through are taken to overlap no other
+    checks         messages of tl.device_assert; the kernel stores 1 + the index of one that failed
+    scratch_bytes  memory of its own that a program needs
+    elements       extent of the largest tensor: a measure of a program's work
+    """
+
+    name: str
+    mlir: str
+    arguments: tuple[str, ...]
+    written: tuple[int, ...]
+    read: tuple[int, ...]
+    checks: tuple[str, ...]
+    scratch_bytes: int
+    disjoint: bool
+    elements: int
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A tensor that a loop carries and moves as a whole: where it started, and how far it has come."""
+
+    start: Val
+    by: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A value on its way into a buffer, and what lies there until then."""
+
+    val: Val
+    buffer: Buffer
+    arg: Val | None
+
+
+def _groups(entries: Sequence[Kept]) -> Iterator[list[Kept]]:
+    """Those of one shape together, then each by itself."""
+    for shape in dict.fromkeys(entry.val.shape for entry in entries):
+        yield [entry for entry in entries if entry.val.shape == shape]
+    yield from ([entry] for entry in entries)
+
+
+def emit(text: str, machine: Machine, disjoint: bool) -> Emitted:
+    """A kernel's TTIR as MLIR.
+
+    disjoint: no argument that is stored through overlaps another. Raises CannotCompile, which names the operation, and
+    the kernel's line where the text has it."""
+    program = program_of(text)
+    with _deep():
+        return Emitter(program, machine, disjoint).emit()
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Room for the recursion over long chains of operations."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 20000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+class Emitter:
+    """The state of one emission."""
+
+    def __init__(self, program: Program, machine: Machine, disjoint: bool) -> None:
+        self.program, self.machine = program, machine
+        self.facts = Analysis(program, disjoint)
+        self.b = Builder()
+        self.scalars: dict[Val, Value | Pointer] = {}
+        self.stored: dict[Val, Buffer | Moving] = {}
+        self.pending: list[Sink] = []
+        self.done: set[Node] = set()  # sinks that are written
+        self.checks: list[str] = []
+        self.scratch = 0
+        self.states = 0
+        self.has_dot = any(node.name.startswith("tt.dot") for node in self.facts.nodes)
+        self.labels = 0
+        self.blocks: list[tuple[str, Scope]] = []  # finished blocks of the function
+        self.at_top = True
+
+    # -- the function
+
+    def emit(self) -> Emitted:
+        program, elements, parameters = self.program, [], []
+        for i, val in enumerate(program.arguments):
+            name = f"%a{i}"
+            if val.element == "ptr":
+                self.scalars[val] = Pointer(Value(name, "ptr", None, 0), self.b.const(0, "i64"), val.type.pointee)
+                kind = "!llvm.ptr"
+            else:
+                kind = elem.held(val.element)
+                self.scalars[val] = Value(name, kind, None, 0)
+            elements.append("ptr" if val.element == "ptr" else val.element)
+            parameters.append(f"{name}: {kind}")
+        self.programs = [Value(f"%p{axis}", "i32", None, 0) for axis in "xyz"]
+        self.grid = [Value(f"%g{axis}", "i32", None, 0) for axis in "xyz"]
+        parameters += [f"{v.name}: i32" for v in (*self.programs, *self.grid)]
+        parameters += ["%status: !llvm.ptr", "%scratch: !llvm.ptr {llvm.noalias}"]
+        body = self.body()
+        text = (
+            f"llvm.func internal @kernel({', '.join(parameters)}) "
+            f'attributes {{passthrough = ["nounwind"]}} {{\n{body}\n}}'
+        )
+        if not self.machine.has_f16c and "f16" in text:
+            self.b.functions.update(half.functions())
+        text = "\n".join([*self.b.functions.values(), text])
+        facts = self.facts
+        return Emitted(program.name, text, tuple(elements), facts.written, facts.accessed, tuple(self.checks),
+                       self.scratch, facts.disjoint, self.elements())  # fmt: skip
+
+    def elements(self) -> int:
+        return max((math.prod(v.shape) for node in self.facts.nodes for v in node.results), default=1)
+
+    def body(self) -> str:
+        """The function's blocks. Every block but the first is a scope of its own inside the first."""
+        b, entry = self.b, self.b.scopes[0]
+        for number, block in enumerate(self.program.blocks):
+            if number:
+                self.open_block(self.label(block.label), block)
+            self.sequence(block.nodes)
+            self.flush()
+        self.close_block()
+        assert len(b.scopes) == 1, "a region is open"
+        lines = [*b.pool, *entry.lines, *self.entry_end]
+        for label, scope in self.blocks:
+            lines += [label, *scope.lines]
+        return "\n".join(lines)
+
+    def label(self, name: str) -> str:
+        return f"^{name[1:]}"
+
+    def open_block(self, label: str, block: Body | None = None) -> None:
+        self.close_block()
+        arguments = []
+        self.b.scopes.append(Scope())
+        for val in block.arguments if block else ():
+            if val.is_tensor:
+                continue
+            name = self.b.fresh()
+            el = "i64" if val.element == "ptr" else elem.held(val.element)
+            value = Value(name, el, None, self.b.depth)
+            arguments.append(f"{name}: {value.type}")
+            self.scalars[val] = self._unpacked(value, val)
+        self.current_label = label + (f"({', '.join(arguments)}):" if arguments else ":")
+
+    entry_end: Sequence[str] = ()
+    current_label = ""
+
+    def close_block(self) -> None:
+        if len(self.b.scopes) == 2:
+            self.blocks.append((self.current_label, self.b.scopes.pop()))
+
+    def jump(self, text: str) -> None:
+        """The end of a block. What is hoisted to the entry must stand before the entry's own end."""
+        if self.b.depth == 0:
+            self.entry_end = [text]
+        else:
+            self.b.line(text)
+
+    # -- sequences of operations
+
+    def sequence(self, nodes: Sequence[Node], end: Callable[[], list[Value]] | None = None,
+                 otherwise: Callable[[], list[Value]] | None = None) -> list[Value]:  # fmt: skip
+        """Operations in order, then what `end` gives. After a failed assertion the rest is not done, and `otherwise`
+        stands for the end."""
+        for at, node in enumerate(nodes):
+            if node.name == "tt.assert":
+                self.flush()
+                holds = self.check(node)
+                if end is None:
+                    rest = f"^checked{self.labels}"
+                    stop = f"^failed{self.labels}"
+                    self.labels += 1
+                    self.jump(f"cf.cond_br {holds.name}, {rest}, {stop}")
+                    self.open_block(stop)
+                    self.b.line("llvm.return")
+                    self.open_block(rest)
+                    continue
+                rest_of = functools.partial(self.sequence, nodes[at + 1 :], end, otherwise)
+                return self.b.branch(holds, rest_of, otherwise)
+            self.operation(node)
+        if end is None:
+            return []
+        self.flush()
+        return end()
+
+    def operation(self, node: Node) -> None:
+        """One operation of a block."""
+        name = node.name
+        try:
+            if self.facts.is_virtual(node):
+                return
+            write = _WRITERS.get(name)
+            if write is not None:
+                write(self, node)
+            elif name == "tt.load":
+                self.load(node)
+            elif node.results and not node.results[0].is_tensor:
+                self.scalar_op(node)
+            else:
+                layouts.write(self, node)
+        except CannotCompile as error:
+            raise error if error.op is not None else CannotCompile(error.why, node.op) from None
+        except AssertionError as error:
+            error.add_note(f"at {node.op.line} {node.op.name}{node.op.text}")
+            raise
+
+    def scalar(self, val: Val) -> Value | Pointer:
+        """A scalar that is at hand."""
+        found = self.scalars.get(val)
+        if found is None:
+            self.flush()
+            found = self.scalars.get(val)
+        if found is None:
+            assert val.node is not None and val.node.name == "arith.constant", f"not at hand: {val}"
+            found = self.scalars[val] = elem.constant(self.b, val.node.op.text.strip(), val.element, None)
+        return found
+
+    def plain(self, val: Val) -> Value:
+        """A scalar; of a pointer, the address."""
+        found = self.scalar(val)
+        return Evaluator(self, None).address(found) if isinstance(found, Pointer) else found
+
+    def pointer(self, val: Val) -> Pointer:
+        """A scalar pointer."""
+        found = self.scalar(val)
+        assert isinstance(found, Pointer), val
+        return found
+
+    def scalar_op(self, node: Node) -> None:
+        """An operation on scalars: integers, floats, pointers."""
+        name, b = node.name, self.b
+        if name == "tt.get_program_id":
+            self.scalars[node.result] = self.programs["xyz".index(node.op.text.strip()[0])]
+        elif name == "tt.get_num_programs":
+            self.scalars[node.result] = self.grid["xyz".index(node.op.text.strip()[0])]
+        elif name == "tt.addptr":
+            pointer, offset = self.scalar(node.operands[0]), self.scalar(node.operands[1])
+            self.scalars[node.result] = Evaluator(self, None).moved(pointer, offset, node.result.type.pointee)
+        elif name == "arith.constant":
+            self.scalars[node.result] = elem.constant(b, node.op.text.strip(), node.result.element, None)
+        elif name == "tt.unsplat":
+            self.flush()
+            index = (b.const(0, "i32"),) * len(node.operands[0].shape)
+            self.scalars[node.result] = Evaluator(self, None).at(node.operands[0], index)
+        else:
+            given = [self.scalar(v) for v in node.operands]
+            if any(isinstance(v, Pointer) for v in given) or node.result.element == "ptr":
+                self.scalars[node.result] = self._pointer_op(node, given)
+            else:
+                self.scalars[node.result] = self.apply(node, given)  # type: ignore[arg-type]
+
+    def _pointer_op(self, node: Node, given: Sequence[Value | Pointer]) -> Value | Pointer:
+        """Casts, comparisons and choices of pointers."""
+        b, kind = self.b, node.result.type
+        values = [Evaluator(self, None).address(v) if isinstance(v, Pointer) else v for v in given]
+        if node.name in ("tt.int_to_ptr", "tt.bitcast"):
+            return self._pointer(values[0], kind)
+        if node.name == "tt.ptr_to_int":
+            return values[0]
+        if node.name == "arith.select":
+            return self._pointer(b.select(*values), kind)
+        return self.apply(node, values)
+
+    def _pointer(self, address: Value, kind: Type) -> Pointer:
+        return Pointer(self.b.pointer(address), self.b.const(0, "i64"), kind.pointee)
+
+    def _unpacked(self, value: Value, val: Val) -> Value | Pointer:
+        return self._pointer(value, val.type) if val.element == "ptr" else value
+
+    def apply(self, node: Node, given: Sequence[Value]) -> Value:
+        """An elementwise operation on values of one width."""
+        sources = ["i64" if v.element == "ptr" else v.element for v in node.operands]
+        return elem.apply(self.b, node.op, sources, node.result.element, given)
+
+    def load(self, node: Node) -> None:
+        """A load that cannot wait for what uses it."""
+        if node.result.is_tensor:
+            self.add(Load(self, node))
+            return
+        self.flush()
+        one = Evaluator(self, None)
+        mask, other = one.mask_and_other(node, ())
+        if mask is not None and mask.constant is not None:
+            if not mask.constant:
+                self.scalars[node.result] = other
+                return
+            mask = None
+        value = one.fetch(self.pointer(node.operands[0]), elem.held(node.result.element), mask, other, self.b.depth)
+        if node.result.element == "ptr":
+            self.scalars[node.result] = self._pointer(value, node.result.type)
+        else:
+            self.scalars[node.result] = value
+
+    def store(self, node: Node) -> None:
+        if node.operands[0].is_tensor:
+            self.add(Store(self, node))
+            return
+        self.flush()
+        one = Evaluator(self, None)
+        mask = self.plain(node.operands[2]) if len(node.operands) > 2 else None
+        one.put(self.pointer(node.operands[0]), self.plain(node.operands[1]), mask)
+        self.done.add(node)
+
+    def check(self, node: Node) -> Value:
+        """A tl.device_assert: whether it holds. A failure is recorded."""
+        b = self.b
+        message = node.op.text.partition('"')[2].rpartition('"')[0]
+        self.checks.append(message)
+        val = node.operands[0]
+        if val.is_tensor:
+            flag = self.allocate((), Type("i1"))
+            b.store(b.const(1, "i8"), flag.start)
+            self.add(Check(self, val, flag))
+            self.flush()
+            holds = b.load(flag.start, "i1")
+        else:
+            holds = self.plain(val)
+        number = b.const(len(self.checks), "i32")
+        status = Value("%status", "ptr", None, 0)
+        b.branch(b.not_(holds), lambda: b.store(number, status))
+        return holds
+
+    # -- memory of the kernel's own
+
+    def allocate(self, shape: Sequence[int], kind: Type, strides: Sequence[int] | None = None) -> Buffer:
+        """A buffer for a tensor of these extents and the type's element."""
+        size = 1
+        for n in shape:
+            size *= n
+        el = "i64" if kind.element == "ptr" else elem.held(kind.element)
+        start = self.b.gep(Value("%scratch", "ptr", None, 0), self.b.const(self.scratch, "i64"), "i8")
+        self.scratch += -(-size * bytes_of(el) // 64) * 64
+        pointee = kind.pointee if kind.element == "ptr" else ""
+        return Buffer(start, kind.element, tuple(shape), tuple(strides or rows_of(shape)), pointee)
+
+    def save(self, val: Val) -> Buffer:
+        """Keeps a value in memory; whoever reads it from now on reads that."""
+        for sink in self.pending:
+            if isinstance(sink, Save) and sink.becomes is val:
+                return sink.buffer
+        buffer = self.allocate(val.shape, val.type)
+        self.add(Save(self, val, buffer, val))
+        return buffer
+
+    def dense(self, val: Val) -> Buffer:
+        """The value in memory, in rows."""
+        stored = self.stored.get(val)
+        if isinstance(stored, Buffer) and stored.strides == rows_of(stored.shape) and stored.place is None:
+            return stored
+        if stored is None:
+            buffer = self.save(val)
+            self.flush()
+            return buffer
+        buffer = self.allocate(val.shape, val.type)
+        self.add(Save(self, val, buffer))
+        self.flush()
+        return buffer
+
+    def overwritable(self, c: Val, node: Node) -> Buffer | None:
+        """Memory that holds something that only `c` is made of, element by element, and that nothing else needs when
+        `node` reads c: c may be written over it."""
+        for val in {c, *self.facts.deps(c)}:
+            held = self.stored.get(val)
+            block = val.node.block if val.node is not None else val.block
+            if not isinstance(held, Buffer) or held.shape != c.shape or held.strides != rows_of(c.shape):
+                continue
+            if held.element != c.element or block is not node.block or not self._same_places(c, val):
+                continue
+            if any(user is not node and user.position >= node.position for user in self.facts.sinks(val)):
+                continue
+            sharing = (v for v, other in self.stored.items()
+                       if v is not val and isinstance(other, Buffer) and other.start is held.start)  # fmt: skip
+            if not any(self.facts.sinks(v) - self.done - {node} for v in sharing):
+                return held
+        return None
+
+    # -- nests
+
+    def add(self, sink: Sink) -> None:
+        """A sink joins those that wait, if they can share a nest; else these are written first."""
+        if self.pending and not self._fits(sink):
+            self.flush()
+        self.pending.append(sink)
+
+    def _fits(self, sink: Sink) -> bool:
+        first = self.pending[0]
+        axes = {s.axis for s in (*self.pending, sink) if s.axis is not None}
+        if sink.shape != first.shape or len(axes) > 1:
+            return False
+        results = {val for s in self.pending for val in s.results()}
+        if any(results & self.facts.deps(val) for val in (*sink.inputs(), *sink.masks())):
+            return False
+        return self._may_interleave([*self.pending, sink])
+
+    def _may_interleave(self, sinks: Sequence[Sink]) -> bool:
+        """May every chunk of each sink go before the next chunk of the others?"""
+        stores = [s.node for s in sinks if s.node is not None and s.node.name in WRITES]
+        if not stores:
+            return True
+        loads = {n for s in sinks for val in (*s.inputs(), *s.masks()) for n in self.facts.loads(val)}
+        loads |= {s.node for s in sinks if s.node is not None and s.node.name == "tt.load"}
+        if any(not self.facts.may_stream(load, store) for load in loads for store in stores):  # type: ignore[arg-type]
+            return False
+        return not any(self.facts.may_alias(a, c) for i, a in enumerate(stores) for c in stores[:i])
+
+    def flush(self) -> None:
+        """Writes the nest of the sinks that wait."""
+        if not self.pending:
+            return
+        sinks, self.pending = self.pending, []
+        for sink in sinks:
+            if sink.node is not None:
+                self.done.add(sink.node)
+        sinks += self._worth_keeping(sinks)
+        Nest(self, sinks).run()
+        for sink in sinks:
+            if isinstance(sink, Save) and sink.becomes is not None:
+                self.stored[sink.becomes] = sink.buffer
+            sink.done()
+
+    def _worth_keeping(self, sinks: Sequence[Sink]) -> list[Sink]:
+        """Values that the nest computes at some cost and that later sinks need too."""
+        kept: list[Sink] = []
+        shape = sinks[0].shape
+        todo = [val for sink in sinks for val in sink.inputs()]
+        seen = {sink.becomes for sink in sinks if isinstance(sink, Save)}
+        for sink in sinks:
+            if isinstance(sink, SaveAll):  # the end of a region: nothing else comes
+                seen.update(val for val, _ in sink.pairs)
+                todo += [v for val, _ in sink.pairs if val.node is not None for v in val.node.operands]
+        while todo:
+            val = todo.pop()
+            if val in seen or not val.is_tensor or val in self.stored:
+                continue
+            seen.add(val)
+            node = val.node
+            if node is None or not self.facts.is_virtual(node):
+                continue
+            if val.shape == shape and self.facts.cost(val) >= DEAR and self.facts.sinks(val) - self.done:
+                kept.append(Save(self, val, self.allocate(val.shape, val.type), val))
+                continue
+            todo += node.operands
+        return kept
+
+    # -- control flow
+
+    def prepare(self, region_owner: Node) -> None:
+        """Before a loop: what its rounds would compute anew each time."""
+        first, last = region_owner.position, region_owner.last
+        for node in self.facts.nodes:
+            if not first < node.position <= last:
+                continue
+            for val in node.operands:
+                maker = val.node
+                if maker is None or maker.position >= first or val in self.stored or not val.is_tensor:
+                    continue
+                if self.facts.is_virtual(maker) and (self.facts.loads(val) or self.facts.cost(val) >= DEAR):
+                    self.save(val)
+        self.flush()
+
+    def scalar_results(self, vals: Sequence[Val]) -> list[Value]:
+        return [self.plain(val) for val in vals if not val.is_tensor]
+
+    def keep_all(self, pairs: Sequence[tuple[Val, Buffer]], carried: Sequence[Val | None] = ()) -> None:
+        """Values into buffers that some of them may be made of: `carried[i]` is what lies in buffer i until then."""
+        self.flush()
+        before = carried or [None] * len(pairs)
+        left = [Kept(val, buffer, arg) for (val, buffer), arg in zip(pairs, before, strict=True)
+                if self.stored.get(val) is not buffer and val is not arg]  # fmt: skip
+        while left:
+            together = next((group for group in _groups(left) if self._may_overwrite(group, left)), None)
+            if together is None:  # each needs what another overwrites
+                aside = [(entry, self.allocate(entry.val.shape, entry.val.type)) for entry in left]
+                for entry, place in aside:
+                    self.add(SaveAll(self, [(entry.val, place)]))
+                    self.flush()
+                for entry, place in aside:
+                    self._copy(entry.val, place, entry.buffer)
+                return
+            left = [entry for entry in left if entry not in together]
+            self.add(SaveAll(self, [(entry.val, entry.buffer) for entry in together]))
+            self.flush()
+
+    def _may_overwrite(self, group: Sequence[Kept], left: Sequence[Kept]) -> bool:
+        """May these be written, element after element, before the others that are left are evaluated?"""
+        for entry in group:
+            if entry.arg is None:
+                continue
+            for reader in left:
+                reads = entry.arg in self.facts.deps(reader.val) and reader.val not in self.stored
+                if reads and not (reader in group and self._same_places(reader.val, entry.arg)):
+                    return False
+        return True
+
+    def _copy(self, val: Val, source: Buffer, target: Buffer) -> None:
+        before = self.stored.get(val)
+        self.stored[val] = source
+        self.add(SaveAll(self, [(val, target)]))
+        self.flush()
+        if before is None:
+            del self.stored[val]
+        else:
+            self.stored[val] = before
+
+    def _same_places(self, val: Val, arg: Val) -> bool:
+        """Does each element of the value depend on that very element of the argument, and on no other of it?"""
+        if val is arg:
+            return True
+        node = val.node
+        if node is None or val in self.stored or arg not in self.facts.deps(val):
+            return True
+        if node.name in ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.reshape", "tt.load"):
+            return False
+        return all(self._same_places(v, arg) for v in node.operands)
+
+    def loop(self, node: Node) -> None:
+        """scf.for"""
+        if "unsigned" in node.op.text:
+            raise CannotCompile("a loop over unsigned bounds", node.op)
+        self.flush()
+        self.prepare(node)
+        body = node.regions[0][0]
+        index, *inside = body.arguments
+        given = body.terminator.operands
+        buffers: dict[int, Buffer] = {}
+        starts: list[Value] = []
+        moving: dict[int, Value] = {}
+        for i, (init, arg) in enumerate(zip(node.operands[3:], inside, strict=True)):
+            step = _step_of(given[i], arg)
+            if step is not None and self._stays(init):
+                moving[i] = self.b.const(0, "i64" if arg.element == "ptr" else elem.held(arg.element))
+                starts.append(moving[i])
+            elif init.is_tensor:
+                buffers[i] = self.allocate(init.shape, init.type)
+                self.add(Save(self, init, buffers[i]))
+            else:
+                starts.append(self.plain(init))
+        self.flush()
+        start, stop, step_size = (self.plain(v) for v in node.operands[:3])
+
+        def rounds(at: Value, *carried: Value) -> list[Value]:
+            self.scalars[index] = at
+            values = iter(carried)
+            for i, arg in enumerate(inside):
+                if i in buffers:
+                    self.stored[arg] = buffers[i]
+                else:
+                    self._carry(node.operands[3 + i], arg, next(values), i in moving)
+
+            def end() -> list[Value]:
+                order = [i for i in range(len(inside)) if i in buffers]
+                self.keep_all([(given[i], buffers[i]) for i in order], [inside[i] for i in order])
+                results, values = [], iter(carried)
+                for i, arg in enumerate(inside):
+                    if i in buffers:
+                        continue
+                    before = next(values)
+                    results.append(self._moved_by(before, given[i], arg) if i in moving else self.plain(given[i]))
+                return results
+
+            return self.sequence(body.nodes[:-1], end, lambda: list(carried))
+
+        results = iter(self.b.loop(start, stop, step_size, starts, rounds))
+        for i, val in enumerate(node.results):
+            if i in buffers:
+                self.stored[val] = buffers[i]
+            else:
+                self._carry(node.operands[3 + i], val, next(results), i in moving)
+        self.done.add(node)
+
+    def _stays(self, init: Val) -> bool:
+        """Can the start of what moves be evaluated again in every round?"""
+        if not init.is_tensor or init in self.stored:
+            return True
+        return init.node is not None and self.facts.is_virtual(init.node) and not self.facts.loads(init)
+
+    def _carry(self, init: Val, val: Val, value: Value, moves: bool) -> None:
+        """What a loop's argument, or its result, is inside or after it."""
+        if not moves:
+            self.scalars[val] = self._unpacked(value, val)
+        elif val.is_tensor:
+            self.stored[val] = Moving(init, value)
+        else:
+            self.scalars[val] = Evaluator(self, None).moved(self.scalar(init), value, val.type.pointee)
+
+    def _moved_by(self, before: Value, given: Val, arg: Val) -> Value:
+        step = _step_of(given, arg)
+        assert step is not None, given
+        number = self._uniform(step)
+        return self.b.add(before, self.b.resize(number, before.el))
+
+    def _uniform(self, val: Val) -> Value:
+        """The number that every element of a value is."""
+        while val.is_tensor:
+            node = val.node
+            assert node is not None, val
+            if node.name == "arith.constant":
+                token = node.op.text.strip().removeprefix("dense<").removesuffix(">")
+                return elem.constant(self.b, token, val.element, None)
+            val = node.operands[0]
+        return self.plain(val)
+
+    def branch(self, node: Node) -> None:
+        """scf.if"""
+        self.flush()
+        self.prepare(node)
+        buffers = {i: self.allocate(v.shape, v.type) for i, v in enumerate(node.results) if v.is_tensor}
+        condition = self.plain(node.operands[0])
+        unset = [v for v in node.results if not v.is_tensor]
+
+        def side(region: Sequence[Body]) -> Callable[[], list[Value]]:
+            (body,) = region
+            given = body.terminator.operands
+
+            def end() -> list[Value]:
+                self.keep_all([(given[i], buffer) for i, buffer in buffers.items()])
+                return self.scalar_results(given)
+
+            def otherwise() -> list[Value]:
+                return [self.b.const(0, "i64" if v.element == "ptr" else elem.held(v.element)) for v in unset]
+
+            return lambda: self.sequence(body.nodes[:-1], end, otherwise)
+
+        sides = [side(region) for region in node.regions]
+        results = iter(self.b.branch(condition, sides[0], sides[1] if len(sides) > 1 else None))
+        for i, val in enumerate(node.results):
+            if i in buffers:
+                self.stored[val] = buffers[i]
+            else:
+                self.scalars[val] = self._unpacked(next(results), val)
+        self.done.add(node)
+
+    def loop_while(self, node: Node) -> None:
+        """scf.while"""
+        self.flush()
+        self.prepare(node)
+        (before,), (after,) = node.regions
+        condition, *passed = before.terminator.operands
+        carried = {v: self.allocate(v.shape, v.type) for v in before.arguments if v.is_tensor}
+        handed = {v: self.allocate(v.shape, v.type) for v in after.arguments if v.is_tensor}
+        for init, arg in zip(node.operands, before.arguments, strict=True):
+            if arg in carried:
+                self.add(Save(self, init, carried[arg]))
+                self.flush()
+        starts = self.scalar_results(node.operands)
+        self.stored.update(carried)
+
+        def test(*values: Value) -> tuple[Value, list[Value]]:
+            scalars = [v for v in before.arguments if not v.is_tensor]
+            for arg, value in zip(scalars, values, strict=True):
+                self.scalars[arg] = self._unpacked(value, arg)
+            for inner in before.nodes[:-1]:
+                self.operation(inner)
+            pairs = [(p, handed[a]) for p, a in zip(passed, after.arguments, strict=True) if a in handed]
+            self.keep_all(pairs)
+            return self.plain(condition), self.scalar_results(passed)
+
+        def rounds(*values: Value) -> list[Value]:
+            scalars = [v for v in after.arguments if not v.is_tensor]
+            for arg, value in zip(scalars, values, strict=True):
+                self.scalars[arg] = self._unpacked(value, arg)
+            self.stored.update(handed)
+            given = after.terminator.operands
+
+            def end() -> list[Value]:
+                pairs = [(g, carried[a]) for g, a in zip(given, before.arguments, strict=True) if a in carried]
+                self.keep_all(pairs)
+                return self.scalar_results(given)
+
+            return self.sequence(after.nodes[:-1], end, lambda: starts)
+
+        results = iter(self.b.loop_while(starts, test, rounds))
+        for val, arg in zip(node.results, after.arguments, strict=True):
+            if val.is_tensor:
+                self.stored[val] = handed[arg]
+            else:
+                self.scalars[val] = self._unpacked(next(results), val)
+        self.done.add(node)
+
+    def finish(self, node: Node) -> None:
+        """tt.return"""
+        self.flush()
+        self.jump("llvm.return")
+
+    def go(self, node: Node) -> None:
+        """cf.br, cf.cond_br"""
+        self.flush()
+        targets = []
+        for label, values in node.targets:
+            if any(v.is_tensor for v in values):
+                raise CannotCompile("a tensor that goes from block to block; return at the end of the kernel", node.op)
+            given = self.scalar_results(values)
+            types = f"({', '.join(v.name for v in given)} : {', '.join(v.type for v in given)})" if given else ""
+            targets.append(self.label(label) + types)
+        if node.name == "cf.br":
+            self.jump(f"cf.br {targets[0]}")
+        else:
+            self.jump(f"cf.cond_br {self.plain(node.operands[0]).name}, {', '.join(targets)}")
+
+    def reduce(self, node: Node) -> None:
+        self.add(Reduce(self, node))
+
+    def scan(self, node: Node) -> None:
+        self.add(Scan(self, node))
+
+    def atomic(self, node: Node) -> None:
+        self.flush()
+        if node.operands[0].is_tensor:
+            self.add(atomics.Atomic(self, node))
+            self.flush()
+        else:
+            self.scalars[node.result] = atomics.apply(self, node, Evaluator(self, None), ())
+        self.done.add(node)
+
+    def dot(self, node: Node) -> None:
+        dot.write(self, node)
+        self.done.add(node)
+
+    def view(self, node: Node) -> None:
+        """A reshape that moves elements: the same memory, read in another shape."""
+        assert not is_trivial_reshape(node)
+        source = self.dense(node.operands[0])
+        shape = node.result.shape
+        self.stored[node.result] = Buffer(source.start, source.element, shape, rows_of(shape), source.of_pointers)
+        self.done.add(node)
+
+
+_WRITERS: dict[str, Callable[[Emitter, Node], None]] = {
+    "scf.for": Emitter.loop,
+    "scf.if": Emitter.branch,
+    "scf.while": Emitter.loop_while,
+    "tt.return": Emitter.finish,
+    "cf.br": Emitter.go,
+    "cf.cond_br": Emitter.go,
+    "tt.store": Emitter.store,
+    "tt.reduce": Emitter.reduce,
+    "tt.scan": Emitter.scan,
+    "tt.atomic_rmw": Emitter.atomic,
+    "tt.atomic_cas": Emitter.atomic,
+    "tt.dot": Emitter.dot,
+    "tt.reshape": Emitter.view,
+    "llvm.intr.assume": lambda self, node: None,
+}
+
+
+def _step_of(given: Val, arg: Val) -> Val | None:
+    """What a loop adds to all of its argument in every round, if it does just that."""
+    node = given.node
+    if node is None or node.name not in ("tt.addptr", "arith.addi") or arg.element[0] not in "ip":
+        return None
+    if node.operands[0] is arg:
+        step = node.operands[1]
+    elif node.operands[1] is arg and node.name == "arith.addi":
+        step = node.operands[0]
+    else:
+        return None
+    if not arg.is_tensor and arg.element != "ptr":
+        return None
+    return step if _is_uniform(step) else None
+
+
+def _is_uniform(val: Val) -> bool:
+    """Is every element the same number, made of scalars?"""
+    if not val.is_tensor:
+        return True
+    node = val.node
+    if node is None:
+        return False
+    if node.name == "arith.constant":
+        return not node.op.text.strip().startswith("dense<[")
+    return node.name in ("tt.splat", "tt.broadcast", "tt.expand_dims") and _is_uniform(node.operands[0])
