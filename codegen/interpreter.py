@@ -750,7 +750,8 @@ class _Translator:
         size = op.types[0].extent[axis]
         first, *rest = op.regions[0][0].ops
         exact = _EXACT_REDUCTIONS.get(first.name) if first.operands == op.regions[0][0].arguments else None
-        if exact and len(rest) == 1 and op.types[0].element != "i1":
+        plain = op.types[0].element != "i1" and not op.types[0].element.startswith("f8")  # an f8 is its bits
+        if exact and len(rest) == 1 and plain:
             value = _name(op.operands[0])
             self._line(f"{_name(op.results[0])} = reduce_exact(np.{exact}, {axis}, {size}, {value})")
             return

@@ -44,6 +44,20 @@ def kernel_of(step: Step, signature: Mapping[str, str], tiles: Mapping[str, int]
         return _kernels[key]
 
 
+def kernel_for(plan: Plan, at: int) -> Kernel:
+    """A plan's kernel of that number, for its sizes and tiles."""
+    step = plan.program.steps[at]
+    return kernel_of(step, plan.signature_of(step, plan.fixed[at]), dict(plan.configs[at].tiles))
+
+
+def native_text(kernel: Kernel, stage: str) -> str:
+    """What a kernel is compiled from or to, as text: "mlir", or "asm", this computer's assembly."""
+    from .codegen.cpu import compiler, toolchain
+
+    mlir, _ = compiler.module(kernel.ttir, kernel.machine, True)
+    return mlir if stage == "mlir" else toolchain.assembly(mlir, kernel.machine)
+
+
 class _Writer:
     """Writes the function's text; what it refers to are constants of the function."""
 
@@ -100,8 +114,8 @@ class _Writer:
                 given.append(self.names[_node(p)])
             elif p.kind != "tile":
                 given.append(str(fixed[p.name]))
-        kernel = kernel_of(step, plan.signature_of(step, fixed), dict(plan.configs[at].tiles))
-        native = self.constant(kernel.form(True))  # what is stored through was allocated here: it overlaps nothing
+        # What is stored through was allocated above, and overlaps nothing.
+        native = self.constant(kernel_for(plan, at).form(True))
         self.lines.append(f"{native}(({', '.join(given)},), {plan.grids[at]})")
 
     def results(self) -> list[str]:

@@ -46,8 +46,8 @@ app = typer.Typer(
 class Stage(StrEnum):
     """What `dump` prints, from the traced graph to the machine code."""
 
-    graph, fused, triton, ttir, ttgir, llir, ptx, sass, c = (
-        "graph", "fused", "triton", "ttir", "ttgir", "llir", "ptx", "sass", "c",
+    graph, fused, triton, ttir, ttgir, llir, ptx, sass, mlir, asm, c = (
+        "graph", "fused", "triton", "ttir", "ttgir", "llir", "ptx", "sass", "mlir", "asm", "c",
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def dump(
     function: Spec,
     args: ArgsText = "",
     stage: Annotated[Stage, typer.Option(help="What to print.")] = Stage.triton,
-    target: Annotated[Target, typer.Option(help="The GPU that ttir to sass are for.")] = Target.sm_90,
+    target: Annotated[Target, typer.Option(help="GPU of ttir to sass; mlir and asm are this CPU's.")] = Target.sm_90,
     output: Output = None,
 ) -> None:
     """Print what a call becomes, as text.

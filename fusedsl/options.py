@@ -44,12 +44,14 @@ class Options:
     numerics   "default": half precision is computed in f32 and rounded where a kernel stores it or a dot reads it;
                "eager": rounded after every op, as eager does
     cpu        what runs kernels on CPU tensors, "cpu": machine code, "interpret": numpy, which checks every access
+    fork       whether kernels for the CPU are compiled in a child process each, which a compiler's crash cannot leave
     """
 
     debug: Rung = Rung.SILENT
     cache_dir: Path = Path.home() / ".cache" / "fusedsl"
     numerics: str = "default"
     cpu: str = "cpu"
+    fork: bool = False
 
     def __post_init__(self) -> None:
         if self.numerics not in NUMERICS:
@@ -65,13 +67,15 @@ class Options:
 
     @staticmethod
     def read(environ: Mapping[str, str]) -> Options:
-        """The options in FUSEDSL_DEBUG, FUSEDSL_CACHE_DIR, FUSEDSL_NUMERICS and FUSEDSL_CPU. Raises BadOption."""
+        """The options in FUSEDSL_DEBUG, FUSEDSL_CACHE_DIR, FUSEDSL_NUMERICS, FUSEDSL_CPU and
+        FUSEDSL_CPU_FORK. Raises BadOption."""
         home = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return Options(
             debug=_rung(environ.get("FUSEDSL_DEBUG") or "0"),
             cache_dir=Path(environ.get("FUSEDSL_CACHE_DIR") or home / "fusedsl"),
             numerics=environ.get("FUSEDSL_NUMERICS") or "default",
             cpu=environ.get("FUSEDSL_CPU") or "cpu",
+            fork=(environ.get("FUSEDSL_CPU_FORK") or "0") != "0",
         )
 
 

@@ -175,6 +175,11 @@ class Plan:
         self.grids = [_grid(s.kernel, c, sizes) for s, c in zip(program.steps, self.configs, strict=True)]
         self.fixed = [self._fixed(s) for s in program.steps]
 
+    def on(self, target: str) -> Plan:
+        """The same launches with the tiles of another target."""
+        strides = [self._input_strides[node] for node in self.program.graph.inputs]
+        return Plan(self.program, self.sizes, self.graph, target, strides, self.output_strides, self.output_shapes)
+
     # -- what a user asks
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api import Fused
+from .calls import kernel_for, native_text
 from .codegen.inspect import Compiled
 from .codegen.triton import Writer
 from .errors import BadOption
@@ -76,8 +77,20 @@ def needs(kernel: Compiled) -> str:
     )
 
 
+def _on_cpu(stage: str) -> Callable[[Call], str]:
+    """The text of a stage of compilation for this computer's CPU."""
+
+    def text(call: Call) -> str:
+        plan = call.plan.on("cpu")
+        kernels = [kernel_for(plan, at) for at in range(len(plan.program.steps))]
+        return "\n".join(native_text(kernel, stage).rstrip() + "\n" for kernel in kernels)
+
+    return text
+
+
 def _no_c(call: Call) -> str:
-    raise BadOption(name="stage", rule="one that GPUs have; kernels become C on no target yet", got="'c'")
+    rule = "one that there is; on the CPU kernels become machine code by way of mlir, and asm is that in words"
+    raise BadOption(name="stage", rule=rule, got="'c'")
 
 
 STAGES: dict[str, Callable[[Call], str]] = {
@@ -89,6 +102,8 @@ STAGES: dict[str, Callable[[Call], str]] = {
     "llir": _machine("llir", ";"),
     "ptx": _machine("ptx", "//"),
     "sass": _machine("sass", "//"),
+    "mlir": _on_cpu("mlir"),
+    "asm": _on_cpu("asm"),
     "c": _no_c,
 }
 

@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(caches.cleanup)
     os.environ["FUSEDSL_CACHE_DIR"] = os.path.join(caches.name, "fusedsl")
     os.environ["TRITON_CACHE_DIR"] = os.path.join(caches.name, "triton")
+    os.environ.setdefault("FUSEDSL_CPU_FORK", "1")  # a crash of the compiler is a test that fails
     if config.getoption("--hypothesis-profile") == "sweep":
         seed = os.environ.setdefault("FUSEDSL_SEED", str(random.SystemRandom().getrandbits(31)))
         config.option.hypothesis_seed = seed

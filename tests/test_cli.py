@@ -169,12 +169,17 @@ def test_machine_stages(run, model, stage, target, says):
     assert says in rest
 
 
+@pytest.mark.parametrize(("stage", "says"), [("mlir", "llvm.func internal @kernel("), ("asm", "program:")])
+def test_stages_of_the_cpu(run, model, stage, says):
+    assert says in run("dump", f"{model}:softmax", "--args", "f32[4, 512]", "--stage", stage)
+
+
 def test_stages_that_a_target_lacks(run, model):
     arguments = ("dump", f"{model}:softmax", "--args", "f32[4, 512]")
     assert "gfx942 has: ttir, ttgir, llir, sass, got 'ptx'" in run(
         *arguments, "--stage", "ptx", "--target", "gfx942", ends=1
     )
-    assert "BadOption: stage must be one that GPUs have" in run(*arguments, "--stage", "c", ends=1)
+    assert "BadOption: stage must be one that there is" in run(*arguments, "--stage", "c", ends=1)
 
 
 def test_output_goes_to_a_file(run, model, tmp_path):

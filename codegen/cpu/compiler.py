@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ...options import Options
 from . import toolchain, wrapper
 from .emit import Emitted, emit
 from .errors import CannotCompile
@@ -18,7 +19,7 @@ Ttir = Callable[[bool], str]  # the text of a kernel's TTIR, with the lines of t
 def compiled(ttir: Ttir, machine: Machine, disjoint: bool) -> tuple[bytes, dict[str, Any]]:
     """The shared object of a kernel, and what a launcher must know of it."""
     mlir, about = module(ttir, machine, disjoint)
-    return toolchain.compile_object(mlir, machine), about
+    return toolchain.compile_object(mlir, machine, forked=Options.from_env().fork), about
 
 
 def module(ttir: Ttir, machine: Machine, disjoint: bool) -> tuple[str, dict[str, Any]]:

@@ -500,6 +500,11 @@ class Emitter:
     def scalar_results(self, vals: Sequence[Val]) -> list[Value]:
         return [self.plain(val) for val in vals if not val.is_tensor]
 
+    def unset(self, vals: Sequence[Val]) -> list[Value]:
+        """What stands for scalars that an assertion kept from being computed."""
+        kinds = ["i64" if v.element == "ptr" else elem.held(v.element) for v in vals if not v.is_tensor]
+        return [self.b.const(0, kind) for kind in kinds]
+
     def keep_all(self, pairs: Sequence[tuple[Val, Buffer]], carried: Sequence[Val | None] = ()) -> None:
         """Values into buffers that some of them may be made of: `carried[i]` is what lies in buffer i until then."""
         self.flush()
@@ -645,7 +650,6 @@ class Emitter:
         self.prepare(node)
         buffers = {i: self.allocate(v.shape, v.type) for i, v in enumerate(node.results) if v.is_tensor}
         condition = self.plain(node.operands[0])
-        unset = [v for v in node.results if not v.is_tensor]
 
         def side(region: Sequence[Body]) -> Callable[[], list[Value]]:
             (body,) = region
@@ -655,10 +659,7 @@ class Emitter:
                 self.keep_all([(given[i], buffer) for i, buffer in buffers.items()])
                 return self.scalar_results(given)
 
-            def otherwise() -> list[Value]:
-                return [self.b.const(0, "i64" if v.element == "ptr" else elem.held(v.element)) for v in unset]
-
-            return lambda: self.sequence(body.nodes[:-1], end, otherwise)
+            return lambda: self.sequence(body.nodes[:-1], end, lambda: self.unset(node.results))
 
         sides = [side(region) for region in node.regions]
         results = iter(self.b.branch(condition, sides[0], sides[1] if len(sides) > 1 else None))
@@ -688,11 +689,16 @@ class Emitter:
             scalars = [v for v in before.arguments if not v.is_tensor]
             for arg, value in zip(scalars, values, strict=True):
                 self.scalars[arg] = self._unpacked(value, arg)
-            for inner in before.nodes[:-1]:
-                self.operation(inner)
-            pairs = [(p, handed[a]) for p, a in zip(passed, after.arguments, strict=True) if a in handed]
-            self.keep_all(pairs)
-            return self.plain(condition), self.scalar_results(passed)
+
+            def end() -> list[Value]:
+                self.keep_all([(p, handed[a]) for p, a in zip(passed, after.arguments, strict=True) if a in handed])
+                return [self.plain(condition), *self.scalar_results(passed)]
+
+            def otherwise() -> list[Value]:
+                return [self.b.const(0, "i1"), *self.unset(passed)]
+
+            going_on, *given = self.sequence(before.nodes[:-1], end, otherwise)
+            return going_on, given
 
         def rounds(*values: Value) -> list[Value]:
             scalars = [v for v in after.arguments if not v.is_tensor]

@@ -178,7 +178,7 @@ class Evaluator:
             if isinstance(condition, Value) and condition.constant is not None:
                 return self.at(node.operands[1 if condition.constant else 2], index)
         given = [self.at(v, index) for v in node.operands]
-        if any(isinstance(v, Pointer) for v in given):
+        if node.result.element == "ptr" or any(isinstance(v, Pointer) for v in given):
             return self.pointers(node, given)
         if any(isinstance(v, Affine) for v in given):
             affine = self.affine(node, given)
@@ -191,7 +191,7 @@ class Evaluator:
     def pointers(self, node: Node, given: list[Any]) -> Any:
         """Casts and choices of pointers, by their addresses."""
         kind = node.result.type
-        values = [self.address(v) if isinstance(v, Pointer) else v for v in given]
+        values = [self.address(v) if isinstance(v, Pointer) else self.plain(v) for v in given]
         if node.name == "tt.bitcast" or node.name == "tt.int_to_ptr":
             return Pointer(None, values[0], kind.pointee)
         if node.name == "tt.ptr_to_int":
@@ -496,17 +496,20 @@ class Nest(Evaluator):
         for bound in uniform[1:]:
             holds = self.b.and_(holds, bound.condition)  # type: ignore[arg-type]
 
+        scalars = [val for sink in self.sinks for val in sink.scalars()]
+
         def yes() -> Sequence[Value]:
             with self.assuming({bound.key: True for bound in uniform}):
                 self._segments(index, ranges)
-            return []
+            return [self.em.plain(val) for val in scalars]
 
         def no() -> Sequence[Value]:
             with self.assuming({uniform[0].key: False} if len(uniform) == 1 else {}):
                 self._segments(index, [])
-            return []
+            return [self.em.plain(val) for val in scalars]
 
-        self.b.branch(holds, yes, no)  # type: ignore[arg-type]
+        results = self.b.branch(holds, yes, no)  # type: ignore[arg-type]
+        self.em.scalars.update(zip(scalars, results, strict=True))
 
     def _segments(self, index: list[Lane], ranges: list[Bound]) -> None:
         d = self.chunked

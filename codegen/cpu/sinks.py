@@ -50,6 +50,10 @@ class Sink:
         """What is there once the nest is done."""
         return ()
 
+    def scalars(self) -> Sequence[Val]:
+        """Those of the results that are scalars."""
+        return [val for val in self.results() if not val.is_tensor]
+
     def start(self, index: Index) -> Sequence[Value]:
         """What is carried into the first step; of a sink that peels, after the first elements, which are at `index`."""
         return ()
