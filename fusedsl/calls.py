@@ -63,7 +63,7 @@ class _Writer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.constants: dict[str, Any] = {"empty": torch.empty, "strided": torch.empty_strided, "counters": counters}
+        self.constants: dict[str, Any] = {"empty": torch.empty_strided, "counters": counters}
         self.lines: list[str] = []
         self.names: dict[Node, str] = {}
 
@@ -98,10 +98,7 @@ class _Writer:
             return
         name = self.names[node] = f"t{len(self.names)}"
         dtype = self.constant(node.dtype.torch)
-        if tuple(strides) == tuple(contiguous_strides(shape)):
-            self.lines.append(f"{name} = empty({tuple(shape)}, dtype={dtype})")
-        else:
-            self.lines.append(f"{name} = strided({tuple(shape)}, {tuple(strides)}, dtype={dtype})")
+        self.lines.append(f"{name} = empty({tuple(shape)}, {tuple(strides)}, dtype={dtype})")
 
     def launch(self, at: int, step: Step) -> None:
         plan = self.plan

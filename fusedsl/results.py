@@ -66,10 +66,17 @@ class Results:
 
     def build(self, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
         """The results, given the graph's outputs."""
+        if self._is_output:
+            return outputs[0]
         made = [self._leaf(leaf, bound, outputs) for leaf in self.leaves]
         if self.spec.is_leaf():
             return made[0]
         return tuple(made) if self._is_tuple else pytree.tree_unflatten(made, self.spec)
+
+    @cached_property
+    def _is_output(self) -> bool:
+        """Most functions: one result, which is the graph's one output."""
+        return self.spec.is_leaf() and self.leaves == (("node", 0),)
 
     @cached_property
     def _is_tuple(self) -> bool:

@@ -17,6 +17,7 @@ from .program import Node, Program, Val
 
 VIEWS = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.unsplat")
 _LEAVES = ("tt.make_range", "arith.constant")
+DEAR = 8  # instructions from which a value is kept rather than computed again
 WRITES = ("tt.store", "tt.atomic_rmw", "tt.atomic_cas")
 _THROUGH = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.bitcast", "tt.reshape")
 
@@ -101,6 +102,14 @@ class Analysis:
                 known = min(1000, own + sum(self.cost(v) for v in set(node.operands) if v.is_tensor))
             self._costs[val] = known
         return known
+
+    def asserts(self, node: Node) -> bool:
+        """May an assertion inside the node's regions fail?"""
+        return any(node.position < inside.position <= node.last for inside in self._assertions)
+
+    @cached_property
+    def _assertions(self) -> list[Node]:
+        return [node for node in self.nodes if node.name == "tt.assert"]
 
     # -- memory
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from . import elem
 from .build import Value
 from .errors import CannotCompile
-from .nest import Buffer, Evaluator, Index
 from .program import Node, Val
 from .sinks import Sink
+from .values import Buffer, Evaluator, Index
 
 if TYPE_CHECKING:
     from .emit import Emitter

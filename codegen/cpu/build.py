@@ -495,8 +495,8 @@ class Builder:
         """scf.for: body(index, *carried) gives what the next round gets; the last of that is the result. What is known
         to run once is no loop."""
         assert start.type == stop.type == step.type, f"a loop from {start.type} to {stop.type} by {step.type}"
-        known = start.constant is not None and stop.constant is not None and step.constant is not None
-        if known and start.constant < stop.constant <= start.constant + step.constant:
+        first, end, by = start.constant, stop.constant, step.constant
+        if None not in (first, end, by) and first < end <= first + by:  # type: ignore[operator]
             return list(body(start, *carried) or ())
         depth = self.depth + 1
         index = Value(self.fresh(), start.el, None, depth)
@@ -557,7 +557,7 @@ class Builder:
         results = list(after(*arguments))
         self._same_types(results, carried)
         self._yield(results)
-        second = self.scopes.pop().lines
+        second = self.scopes.pop().lines or ["scf.yield"]  # a region is never empty
         name = self.fresh()
         pairs = ", ".join(f"{a.name} = {b.name}" for a, b in zip(inner, carried, strict=True))
         signature = f"({', '.join(v.type for v in carried)}) -> ({types})"

@@ -19,7 +19,12 @@ Ttir = Callable[[bool], str]  # the text of a kernel's TTIR, with the lines of t
 def compiled(ttir: Ttir, machine: Machine, disjoint: bool) -> tuple[bytes, dict[str, Any]]:
     """The shared object of a kernel, and what a launcher must know of it."""
     mlir, about = module(ttir, machine, disjoint)
-    return toolchain.compile_object(mlir, machine, forked=Options.from_env().fork), about
+    return linked(mlir, machine), about
+
+
+def linked(mlir: str, machine: Machine) -> bytes:
+    """The shared object of a whole MLIR module."""
+    return toolchain.compile_object(mlir, machine, forked=Options.from_env().fork)
 
 
 def module(ttir: Ttir, machine: Machine, disjoint: bool) -> tuple[str, dict[str, Any]]:

@@ -22,9 +22,9 @@ from ..ttir import Type
 from . import casts
 from .build import Builder, Value
 from .errors import CannotCompile
-from .nest import Affine, Buffer, Evaluator, Index
 from .program import Node, Val
 from .sinks import Save
+from .values import Affine, Buffer, Evaluator, Index
 
 if TYPE_CHECKING:
     from .emit import Emitter

@@ -15,17 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..ttir import Type
-from . import atomics, dot, elem, half, layouts
-from .analysis import WRITES, Analysis, is_trivial_reshape
+from . import atomics, control, dot, elem, half, layouts
+from .analysis import DEAR, WRITES, Analysis, is_trivial_reshape
 from .build import Builder, Scope, Value, bytes_of
 from .errors import CannotCompile
 from .machine import Machine
-from .nest import Buffer, Evaluator, Nest, Pointer, rows_of
+from .nest import Nest
 from .program import Body, Node, Program, Val, program_of
 from .scans import Scan
 from .sinks import Check, Load, Reduce, Save, SaveAll, Sink, Store
+from .values import Buffer, Evaluator, Moving, Pointer, rows_of
 
-DEAR = 8  # instructions from which a value is kept rather than computed again
 ARGUMENTS = ("i1", "i8", "i16", "i32", "i64", "f16", "f32", "f64")
 
 
@@ -50,30 +50,6 @@ class Emitted:
     scratch_bytes: int
     disjoint: bool
     elements: int
-
-
-@dataclass(frozen=True)
-class Moving:
-    """A tensor that a loop carries and moves as a whole: where it started, and how far it has come."""
-
-    start: Val
-    by: Value
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """A value on its way into a buffer, and what lies there until then."""
-
-    val: Val
-    buffer: Buffer
-    arg: Val | None
-
-
-def _groups(entries: Sequence[Kept]) -> Iterator[list[Kept]]:
-    """Those of one shape together, then each by itself."""
-    for shape in dict.fromkeys(entry.val.shape for entry in entries):
-        yield [entry for entry in entries if entry.val.shape == shape]
-    yield from ([entry] for entry in entries)
 
 
 def emit(text: str, machine: Machine, disjoint: bool) -> Emitted:
@@ -204,7 +180,11 @@ class Emitter:
         for at, node in enumerate(nodes):
             if node.name == "tt.assert":
                 self.flush()
-                holds = self.check(node)
+                self.check(node)
+            else:
+                self.operation(node)
+            if node.name == "tt.assert" or (node.regions and self.facts.asserts(node)):
+                holds = self.going_on()
                 if end is None:
                     rest = f"^checked{self.labels}"
                     stop = f"^failed{self.labels}"
@@ -216,7 +196,6 @@ class Emitter:
                     continue
                 rest_of = functools.partial(self.sequence, nodes[at + 1 :], end, otherwise)
                 return self.b.branch(holds, rest_of, otherwise)
-            self.operation(node)
         if end is None:
             return []
         self.flush()
@@ -340,24 +319,32 @@ class Emitter:
         one.put(self.pointer(node.operands[0]), self.plain(node.operands[1]), mask)
         self.done.add(node)
 
-    def check(self, node: Node) -> Value:
-        """A tl.device_assert: whether it holds. A failure is recorded."""
-        b = self.b
-        message = node.op.text.partition('"')[2].rpartition('"')[0]
-        self.checks.append(message)
-        val = node.operands[0]
+    def check(self, node: Node) -> None:
+        """A tl.device_assert. A failure is recorded, for the launch and for the rest of this program."""
+        b, val = self.b, node.operands[0]
+        self.checks.append(node.op.text.partition('"')[2].rpartition('"')[0])
+        number, status = b.const(len(self.checks), "i32"), Value("%status", "ptr", None, 0)
+
+        def fail() -> None:
+            b.store(number, status)
+            b.store(b.const(0, "i8"), self.flag.start)
+
         if val.is_tensor:
-            flag = self.allocate((), Type("i1"))
-            b.store(b.const(1, "i8"), flag.start)
-            self.add(Check(self, val, flag))
+            self.add(Check(self, val, fail))
             self.flush()
-            holds = b.load(flag.start, "i1")
         else:
-            holds = self.plain(val)
-        number = b.const(len(self.checks), "i32")
-        status = Value("%status", "ptr", None, 0)
-        b.branch(b.not_(holds), lambda: b.store(number, status))
-        return holds
+            b.branch(b.not_(self.plain(val)), fail)
+
+    @functools.cached_property
+    def flag(self) -> Buffer:
+        """Whether no assertion of this program has failed yet."""
+        flag = self.allocate((), Type("i1"))
+        with self.b.hoisted(0):
+            self.b.store(self.b.const(1, "i8"), flag.start)
+        return flag
+
+    def going_on(self) -> Value:
+        return self.b.load(self.flag.start, "i1")
 
     # -- memory of the kernel's own
 
@@ -403,7 +390,7 @@ class Emitter:
             block = val.node.block if val.node is not None else val.block
             if not isinstance(held, Buffer) or held.shape != c.shape or held.strides != rows_of(c.shape):
                 continue
-            if held.element != c.element or block is not node.block or not self._same_places(c, val):
+            if held.element != c.element or block is not node.block or not control.same_places(self, c, val):
                 continue
             if any(user is not node and user.position >= node.position for user in self.facts.sinks(val)):
                 continue
@@ -481,246 +468,7 @@ class Emitter:
             todo += node.operands
         return kept
 
-    # -- control flow
-
-    def prepare(self, region_owner: Node) -> None:
-        """Before a loop: what its rounds would compute anew each time."""
-        first, last = region_owner.position, region_owner.last
-        for node in self.facts.nodes:
-            if not first < node.position <= last:
-                continue
-            for val in node.operands:
-                maker = val.node
-                if maker is None or maker.position >= first or val in self.stored or not val.is_tensor:
-                    continue
-                if self.facts.is_virtual(maker) and (self.facts.loads(val) or self.facts.cost(val) >= DEAR):
-                    self.save(val)
-        self.flush()
-
-    def scalar_results(self, vals: Sequence[Val]) -> list[Value]:
-        return [self.plain(val) for val in vals if not val.is_tensor]
-
-    def unset(self, vals: Sequence[Val]) -> list[Value]:
-        """What stands for scalars that an assertion kept from being computed."""
-        kinds = ["i64" if v.element == "ptr" else elem.held(v.element) for v in vals if not v.is_tensor]
-        return [self.b.const(0, kind) for kind in kinds]
-
-    def keep_all(self, pairs: Sequence[tuple[Val, Buffer]], carried: Sequence[Val | None] = ()) -> None:
-        """Values into buffers that some of them may be made of: `carried[i]` is what lies in buffer i until then."""
-        self.flush()
-        before = carried or [None] * len(pairs)
-        left = [Kept(val, buffer, arg) for (val, buffer), arg in zip(pairs, before, strict=True)
-                if self.stored.get(val) is not buffer and val is not arg]  # fmt: skip
-        while left:
-            together = next((group for group in _groups(left) if self._may_overwrite(group, left)), None)
-            if together is None:  # each needs what another overwrites
-                aside = [(entry, self.allocate(entry.val.shape, entry.val.type)) for entry in left]
-                for entry, place in aside:
-                    self.add(SaveAll(self, [(entry.val, place)]))
-                    self.flush()
-                for entry, place in aside:
-                    self._copy(entry.val, place, entry.buffer)
-                return
-            left = [entry for entry in left if entry not in together]
-            self.add(SaveAll(self, [(entry.val, entry.buffer) for entry in together]))
-            self.flush()
-
-    def _may_overwrite(self, group: Sequence[Kept], left: Sequence[Kept]) -> bool:
-        """May these be written, element after element, before the others that are left are evaluated?"""
-        for entry in group:
-            if entry.arg is None:
-                continue
-            for reader in left:
-                reads = entry.arg in self.facts.deps(reader.val) and reader.val not in self.stored
-                if reads and not (reader in group and self._same_places(reader.val, entry.arg)):
-                    return False
-        return True
-
-    def _copy(self, val: Val, source: Buffer, target: Buffer) -> None:
-        before = self.stored.get(val)
-        self.stored[val] = source
-        self.add(SaveAll(self, [(val, target)]))
-        self.flush()
-        if before is None:
-            del self.stored[val]
-        else:
-            self.stored[val] = before
-
-    def _same_places(self, val: Val, arg: Val) -> bool:
-        """Does each element of the value depend on that very element of the argument, and on no other of it?"""
-        if val is arg:
-            return True
-        node = val.node
-        if node is None or val in self.stored or arg not in self.facts.deps(val):
-            return True
-        if node.name in ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.reshape", "tt.load"):
-            return False
-        return all(self._same_places(v, arg) for v in node.operands)
-
-    def loop(self, node: Node) -> None:
-        """scf.for"""
-        if "unsigned" in node.op.text:
-            raise CannotCompile("a loop over unsigned bounds", node.op)
-        self.flush()
-        self.prepare(node)
-        body = node.regions[0][0]
-        index, *inside = body.arguments
-        given = body.terminator.operands
-        buffers: dict[int, Buffer] = {}
-        starts: list[Value] = []
-        moving: dict[int, Value] = {}
-        for i, (init, arg) in enumerate(zip(node.operands[3:], inside, strict=True)):
-            step = _step_of(given[i], arg)
-            if step is not None and self._stays(init):
-                moving[i] = self.b.const(0, "i64" if arg.element == "ptr" else elem.held(arg.element))
-                starts.append(moving[i])
-            elif init.is_tensor:
-                buffers[i] = self.allocate(init.shape, init.type)
-                self.add(Save(self, init, buffers[i]))
-            else:
-                starts.append(self.plain(init))
-        self.flush()
-        start, stop, step_size = (self.plain(v) for v in node.operands[:3])
-
-        def rounds(at: Value, *carried: Value) -> list[Value]:
-            self.scalars[index] = at
-            values = iter(carried)
-            for i, arg in enumerate(inside):
-                if i in buffers:
-                    self.stored[arg] = buffers[i]
-                else:
-                    self._carry(node.operands[3 + i], arg, next(values), i in moving)
-
-            def end() -> list[Value]:
-                order = [i for i in range(len(inside)) if i in buffers]
-                self.keep_all([(given[i], buffers[i]) for i in order], [inside[i] for i in order])
-                results, values = [], iter(carried)
-                for i, arg in enumerate(inside):
-                    if i in buffers:
-                        continue
-                    before = next(values)
-                    results.append(self._moved_by(before, given[i], arg) if i in moving else self.plain(given[i]))
-                return results
-
-            return self.sequence(body.nodes[:-1], end, lambda: list(carried))
-
-        results = iter(self.b.loop(start, stop, step_size, starts, rounds))
-        for i, val in enumerate(node.results):
-            if i in buffers:
-                self.stored[val] = buffers[i]
-            else:
-                self._carry(node.operands[3 + i], val, next(results), i in moving)
-        self.done.add(node)
-
-    def _stays(self, init: Val) -> bool:
-        """Can the start of what moves be evaluated again in every round?"""
-        if not init.is_tensor or init in self.stored:
-            return True
-        return init.node is not None and self.facts.is_virtual(init.node) and not self.facts.loads(init)
-
-    def _carry(self, init: Val, val: Val, value: Value, moves: bool) -> None:
-        """What a loop's argument, or its result, is inside or after it."""
-        if not moves:
-            self.scalars[val] = self._unpacked(value, val)
-        elif val.is_tensor:
-            self.stored[val] = Moving(init, value)
-        else:
-            self.scalars[val] = Evaluator(self, None).moved(self.scalar(init), value, val.type.pointee)
-
-    def _moved_by(self, before: Value, given: Val, arg: Val) -> Value:
-        step = _step_of(given, arg)
-        assert step is not None, given
-        number = self._uniform(step)
-        return self.b.add(before, self.b.resize(number, before.el))
-
-    def _uniform(self, val: Val) -> Value:
-        """The number that every element of a value is."""
-        while val.is_tensor:
-            node = val.node
-            assert node is not None, val
-            if node.name == "arith.constant":
-                token = node.op.text.strip().removeprefix("dense<").removesuffix(">")
-                return elem.constant(self.b, token, val.element, None)
-            val = node.operands[0]
-        return self.plain(val)
-
-    def branch(self, node: Node) -> None:
-        """scf.if"""
-        self.flush()
-        self.prepare(node)
-        buffers = {i: self.allocate(v.shape, v.type) for i, v in enumerate(node.results) if v.is_tensor}
-        condition = self.plain(node.operands[0])
-
-        def side(region: Sequence[Body]) -> Callable[[], list[Value]]:
-            (body,) = region
-            given = body.terminator.operands
-
-            def end() -> list[Value]:
-                self.keep_all([(given[i], buffer) for i, buffer in buffers.items()])
-                return self.scalar_results(given)
-
-            return lambda: self.sequence(body.nodes[:-1], end, lambda: self.unset(node.results))
-
-        sides = [side(region) for region in node.regions]
-        results = iter(self.b.branch(condition, sides[0], sides[1] if len(sides) > 1 else None))
-        for i, val in enumerate(node.results):
-            if i in buffers:
-                self.stored[val] = buffers[i]
-            else:
-                self.scalars[val] = self._unpacked(next(results), val)
-        self.done.add(node)
-
-    def loop_while(self, node: Node) -> None:
-        """scf.while"""
-        self.flush()
-        self.prepare(node)
-        (before,), (after,) = node.regions
-        condition, *passed = before.terminator.operands
-        carried = {v: self.allocate(v.shape, v.type) for v in before.arguments if v.is_tensor}
-        handed = {v: self.allocate(v.shape, v.type) for v in after.arguments if v.is_tensor}
-        for init, arg in zip(node.operands, before.arguments, strict=True):
-            if arg in carried:
-                self.add(Save(self, init, carried[arg]))
-                self.flush()
-        starts = self.scalar_results(node.operands)
-        self.stored.update(carried)
-
-        def test(*values: Value) -> tuple[Value, list[Value]]:
-            scalars = [v for v in before.arguments if not v.is_tensor]
-            for arg, value in zip(scalars, values, strict=True):
-                self.scalars[arg] = self._unpacked(value, arg)
-
-            def end() -> list[Value]:
-                self.keep_all([(p, handed[a]) for p, a in zip(passed, after.arguments, strict=True) if a in handed])
-                return [self.plain(condition), *self.scalar_results(passed)]
-
-            def otherwise() -> list[Value]:
-                return [self.b.const(0, "i1"), *self.unset(passed)]
-
-            going_on, *given = self.sequence(before.nodes[:-1], end, otherwise)
-            return going_on, given
-
-        def rounds(*values: Value) -> list[Value]:
-            scalars = [v for v in after.arguments if not v.is_tensor]
-            for arg, value in zip(scalars, values, strict=True):
-                self.scalars[arg] = self._unpacked(value, arg)
-            self.stored.update(handed)
-            given = after.terminator.operands
-
-            def end() -> list[Value]:
-                pairs = [(g, carried[a]) for g, a in zip(given, before.arguments, strict=True) if a in carried]
-                self.keep_all(pairs)
-                return self.scalar_results(given)
-
-            return self.sequence(after.nodes[:-1], end, lambda: starts)
-
-        results = iter(self.b.loop_while(starts, test, rounds))
-        for val, arg in zip(node.results, after.arguments, strict=True):
-            if val.is_tensor:
-                self.stored[val] = handed[arg]
-            else:
-                self.scalars[val] = self._unpacked(next(results), val)
-        self.done.add(node)
+    # -- the rest
 
     def finish(self, node: Node) -> None:
         """tt.return"""
@@ -734,7 +482,7 @@ class Emitter:
         for label, values in node.targets:
             if any(v.is_tensor for v in values):
                 raise CannotCompile("a tensor that goes from block to block; return at the end of the kernel", node.op)
-            given = self.scalar_results(values)
+            given = control.scalar_results(self, values)
             types = f"({', '.join(v.name for v in given)} : {', '.join(v.type for v in given)})" if given else ""
             targets.append(self.label(label) + types)
         if node.name == "cf.br":
@@ -771,9 +519,9 @@ class Emitter:
 
 
 _WRITERS: dict[str, Callable[[Emitter, Node], None]] = {
-    "scf.for": Emitter.loop,
-    "scf.if": Emitter.branch,
-    "scf.while": Emitter.loop_while,
+    "scf.for": control.loop,
+    "scf.if": control.branch,
+    "scf.while": control.loop_while,
     "tt.return": Emitter.finish,
     "cf.br": Emitter.go,
     "cf.cond_br": Emitter.go,
@@ -786,31 +534,3 @@ _WRITERS: dict[str, Callable[[Emitter, Node], None]] = {
     "tt.reshape": Emitter.view,
     "llvm.intr.assume": lambda self, node: None,
 }
-
-
-def _step_of(given: Val, arg: Val) -> Val | None:
-    """What a loop adds to all of its argument in every round, if it does just that."""
-    node = given.node
-    if node is None or node.name not in ("tt.addptr", "arith.addi") or arg.element[0] not in "ip":
-        return None
-    if node.operands[0] is arg:
-        step = node.operands[1]
-    elif node.operands[1] is arg and node.name == "arith.addi":
-        step = node.operands[0]
-    else:
-        return None
-    if not arg.is_tensor and arg.element != "ptr":
-        return None
-    return step if _is_uniform(step) else None
-
-
-def _is_uniform(val: Val) -> bool:
-    """Is every element the same number, made of scalars?"""
-    if not val.is_tensor:
-        return True
-    node = val.node
-    if node is None:
-        return False
-    if node.name == "arith.constant":
-        return not node.op.text.strip().startswith("dense<[")
-    return node.name in ("tt.splat", "tt.broadcast", "tt.expand_dims") and _is_uniform(node.operands[0])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from .analysis import axis_of
 from .build import Value
 from .errors import CannotCompile
-from .nest import Buffer, Index, rows_of
 from .program import Node, Val
 from .sinks import Save, Sink
+from .values import Buffer, Index, rows_of
 
 if TYPE_CHECKING:
     from .emit import Emitter

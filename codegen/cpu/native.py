@@ -7,6 +7,7 @@ launch at a time, so that any number of Python threads may launch it at once.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import struct
 import tempfile
@@ -69,7 +70,7 @@ class Native:
             self._pack(block, 8 * GRID, *grid, *values)
         except (struct.error, OverflowError, TypeError):
             fitted = [_fitted(argument, value) for argument, value in zip(self.arguments, values, strict=True)]
-            self._pack(block, 8 * GRID, *grid, *fitted)
+            self._pack(block, 8 * GRID, *map(operator.index, grid), *fitted)
         self._launch(address, torch.get_num_threads() if threads is None else threads)
         failed = int.from_bytes(block[8 * STATUS : 8 * CHUNK], "little") if self.checks else 0
         self._blocks.append((block, address))

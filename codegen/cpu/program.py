@@ -104,6 +104,7 @@ def program_of(text: str) -> Program:
     return _Resolver().function(kernel)
 
 
+_BARRIERS = ("gpu.barrier", "ttg.barrier", "tt.debug_barrier")  # between a program's threads, of which there is one
 _FOR_ARGUMENTS = re.compile(r"-> \((.*)\)\s*(?::|$)")
 
 
@@ -131,8 +132,7 @@ class _Resolver:
                 body.arguments.append(self.define(name, Val(kind, None, i, body)))
             made.append(body)
         for block, body in zip(blocks, made, strict=True):
-            for op in block.ops:
-                body.nodes.append(self.node(op, body))
+            body.nodes += [self.node(op, body) for op in block.ops if op.name not in _BARRIERS]
             if parent is not None and parent.name.startswith("scf.") and not _ends(block):
                 body.nodes.append(self.node(Op("scf.yield", [], "", [], []), body))  # the text leaves out an empty one
         self.scopes.pop()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from .analysis import axis_of
 from .build import Value
-from .nest import Affine, Buffer, Index, Lane
 from .program import Node, Val
 from .sinks import Combiner, Sink
+from .values import Affine, Buffer, Index, Lane
 
 if TYPE_CHECKING:
     from .emit import Emitter

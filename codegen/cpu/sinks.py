@@ -7,15 +7,16 @@ uses what the last chunk left.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import elem
 from .analysis import VIEWS, axis_of, steps
 from .build import Value, bytes_of
 from .errors import CannotCompile
-from .nest import Buffer, Index, Nest, Pointer
+from .nest import Nest
 from .program import Body, Node, Val
+from .values import Buffer, Index, Pointer
 
 if TYPE_CHECKING:
     from .emit import Emitter
@@ -323,9 +324,9 @@ class Check(Sink):
 
     carries = 1
 
-    def __init__(self, emitter: Emitter, val: Val, flag: Buffer) -> None:
+    def __init__(self, emitter: Emitter, val: Val, fail: Callable[[], None]) -> None:
         super().__init__(emitter, val.shape)
-        self.val, self.flag = val, flag
+        self.val, self.fail = val, fail
 
     def inputs(self) -> Sequence[Val]:
         return (self.val,)
@@ -343,7 +344,7 @@ class Check(Sink):
             half = value.lanes // 2
             value = b.and_(b.shuffle(value, value, range(half)), b.shuffle(value, value, range(half, 2 * half)))
         whole = b.extract(value, 0) if value.lanes is not None else value
-        b.branch(b.not_(whole), lambda: b.store(b.const(0, "i8"), self.flag.start))
+        b.branch(b.not_(whole), self.fail)
 
 
 # -- what a known comparison makes of a value ----------------------------------------------------------------------

@@ -8,3 +8,5 @@ shows when a kernel is launched on the CPU, never at `import triton`.
 from __future__ import annotations
 
 NAME = "cpu"  # of the backend: in TRITON_DEFAULT_BACKEND, and in a target
+
+import triton.backends  # noqa: E402, F401  (first, since it imports the modules here to their end)

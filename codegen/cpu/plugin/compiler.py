@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ class CPUBackend(BaseBackend):
     def hash(self) -> str:
         from .. import cache
 
-        return cache.circumstances(self._machine())
+        own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        return f"{cache.circumstances(self._machine())} {own}"
 
     def parse_options(self, options: dict[str, Any]) -> CPUOptions:
         given = {name: value for name, value in options.items() if name in _NAMES and value is not None}
@@ -102,9 +104,9 @@ class CPUBackend(BaseBackend):
         return text
 
     def _object(self, mlir: str, made: dict[str, Any]) -> bytes:
-        from .. import cache, toolchain
+        from .. import cache, compiler
 
-        return cache.packed(toolchain.compile_object(mlir, self._machine()), made)
+        return cache.packed(compiler.linked(mlir, self._machine()), made)
 
     def _machine(self) -> Machine:
         from ..machine import Machine

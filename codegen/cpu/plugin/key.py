@@ -47,7 +47,7 @@ def _remembered(original: Callable[[], str]) -> str:
         kept = path.read_text()
     except OSError:
         kept = ""
-    if re.fullmatch(r"[\w.+]+(-[0-9a-f]{64}|[0-9a-f]{64})*", kept):
+    if re.fullmatch(r"[\w.+]+(-[0-9a-f]{64})+", kept):
         return kept
     key = original()
     with contextlib.suppress(OSError):  # where nothing can be written, each process makes it anew
