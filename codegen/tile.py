@@ -2,6 +2,9 @@
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill. What
 depends on a batch size is left out on purpose: a new batch must not compile a new kernel.
+
+On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
+large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile
 MOST = 16384  # elements of a program's tile
 PROCESSORS = 132
 INTERPRETED = 2**16  # the interpreter's cost is per program, so its tiles are large
+CPU_CHAIN, CPU_ROW, CPU_LOOP = 8192, 512, 512  # elements, as above
+CPU_LINE, CPU_LINES = 16, 8  # elements of a cache line; of the lines that are walked across, so many at once
+CPU_NARROW, CPU_WIDE, CPU_COLUMNS = 32, 256, 1024  # columns at once: where they are few, at least of many, at most
+CPU_PROGRAMS = 8  # to share neighbouring columns among
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,12 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         inner *= n
     grid = [a for a in kernel.axes if a.role == "grid"]
     loops = [a for a in kernel.axes if a.role == "loop"]
+    if target == "cpu":
+        if tiles or loops:
+            _cpu_reduction(kernel, grid, loops, inner, sizes, tiles)
+        else:
+            _cpu_chain(kernel, grid, sizes, tiles)
+        return Config(tuple(tiles.items()), 1)
     if tiles or loops:
         _reduction(kernel, grid, loops, inner, sizes, scale, tiles)
     else:
@@ -99,6 +112,44 @@ def _chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: in
     for axis in rest:
         most = 64 if scale == 1 else padded(evaluate(axis.extent, sizes))  # interpreted, an empty lane costs time
         tiles[axis.tile] = max(1, min(room, most))
+        room = max(1, room // tiles[axis.tile])
+
+
+def _cpu_reduction(
+    kernel: Kernel, grid: list[Axis], loops: list[Axis], inner: int, sizes: Mapping[str, int], tiles: dict[str, int]
+) -> None:
+    lanes = 1
+    for axis in grid:
+        if axis in kernel.split:
+            tiles[axis.tile] = _cpu_columns(evaluate(axis.extent, sizes), inner * lanes)
+            lanes *= tiles[axis.tile]
+        else:
+            least = _rows_to_share(_shared(kernel, axis), inner)
+            tiles[axis.tile] = max(least, CPU_ROW // (inner * (CPU_LOOP if loops else 1)))
+    for axis in loops:
+        tiles[axis.tile] = max(1, (2 * CPU_LOOP if lanes > 1 else CPU_LOOP) // (lanes * inner))
+
+
+def _cpu_columns(extent: int, inner: int) -> int:
+    """Few or very many: memory is walked across, and in between what it fetches ahead is never used."""
+    fill = _floor_power(extent // CPU_PROGRAMS)
+    wanted = min(CPU_COLUMNS, fill) if fill >= CPU_WIDE else CPU_NARROW
+    return max(1, min(wanted, _floor_power(MOST // inner)))
+
+
+def _cpu_chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], tiles: dict[str, int]) -> None:
+    """Pointwise: whole rows; where tensors are contiguous along different axes, a line of one by some of others."""
+    lanes = [a for a in grid if a in kernel.split] or grid[-1:]
+    room = CPU_CHAIN if len(grid) == 1 or len(lanes) > 1 else CPU_CHAIN // 2
+    for axis in reversed(lanes):
+        extent = evaluate(axis.extent, sizes)
+        whole = _floor_power(extent) if extent > CPU_LINE else CPU_LINE
+        share = {1: room, 2: CPU_LINE if axis is lanes[-1] else CPU_LINE * CPU_LINES}.get(len(lanes), CPU_LINE)
+        tiles[axis.tile] = share if len(grid) == 1 else min(share, whole)
+        room = max(1, room // tiles[axis.tile])
+    room = max(room, CPU_LINES)  # rows that share what does not vary among them
+    for axis in reversed([a for a in grid if a not in lanes]):
+        tiles[axis.tile] = min(room, padded(evaluate(axis.extent, sizes)), CPU_WIDE)
         room = max(1, room // tiles[axis.tile])
 
 

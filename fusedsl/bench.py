@@ -1,4 +1,4 @@
-"""What `fusedsl bench` measures."""
+"""What `fusedsl bench workloads` measures."""
 
 from __future__ import annotations
 

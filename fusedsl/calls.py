@@ -6,6 +6,8 @@ the microseconds that a call of a small kernel takes, this leaves what must be d
 
 from __future__ import annotations
 
+import ctypes
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,22 @@ Run = Callable[[Sequence[Any]], list[torch.Tensor]]
 
 _kernels: dict[tuple, Kernel] = {}
 _lock = threading.Lock()
+
+
+LARGE = 4 << 20  # bytes of an output whose pages are worth a system call
+_PAGE = 2 << 20
+_MADV_HUGEPAGE = 14
+_libc = ctypes.CDLL(None)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def _large_pages(tensor: torch.Tensor) -> None:
+    """Asks for pages of 2 MiB, where the system gives them on request only. Memory that is written for the first time
+    is cleared page by page: with pages of 4 KiB that takes longer than most kernels. Refused, nothing changes."""
+    start = tensor.data_ptr()
+    first, end = -(-start // _PAGE) * _PAGE, (start + tensor.nbytes) // _PAGE * _PAGE
+    if first < end:
+        _libc.madvise(first, end - first, _MADV_HUGEPAGE)
 
 
 def native_call(plan: Plan) -> Run:
@@ -63,7 +81,9 @@ class _Writer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.constants: dict[str, Any] = {"empty": torch.empty_strided, "counters": counters}
+        self.constants: dict[str, Any] = {
+            "empty": torch.empty_strided, "large_pages": _large_pages, "counters": counters,
+        }  # fmt: skip
         self.lines: list[str] = []
         self.names: dict[Node, str] = {}
 
@@ -99,6 +119,8 @@ class _Writer:
         name = self.names[node] = f"t{len(self.names)}"
         dtype = self.constant(node.dtype.torch)
         self.lines.append(f"{name} = empty({tuple(shape)}, {tuple(strides)}, dtype={dtype})")
+        if math.prod(shape) * node.dtype.bytes >= LARGE:
+            self.lines.append(f"large_pages({name})")
 
     def launch(self, at: int, step: Step) -> None:
         plan = self.plan

@@ -172,6 +172,39 @@ def workloads(
         typer.echo("  ".join(cell.ljust(len(title)) for cell, title in zip(row, head, strict=True)).rstrip())
 
 
+@bench.command()
+def cpu(
+    names: Annotated[list[str] | None, typer.Argument(help="Of these names only.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that each gets; torch's unless given.")] = None,
+    small: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Print how fast the CPU target is, against torch on the same CPU.
+
+    ms: the median of five rounds, in which both sides take turns. spread: most less least, over the median. into:
+    outputs that are given or new. ratio: their time over ours. bar, stretch: the ratio that is asked for, and hoped
+    for. Last: what a call, the first call of a process and a compilation take.
+    """
+    import torch
+
+    from . import cpu_bench, cpu_profile
+
+    known = (*cpu_bench.ROWS, *cpu_profile.LINES)
+    for name in names or ():
+        if name not in known:
+            raise typer.BadParameter(f"there is no {name}; there are {', '.join(known)}")
+    torch.set_num_threads(threads or torch.get_num_threads())
+    races = [name for name in cpu_bench.ROWS if not names or name in names]
+    if races:
+        typer.echo("  ".join(cpu_bench.HEAD))
+        for row in cpu_bench.rows(races, sizes=cpu_bench.SMALL if small else None):
+            cells = zip(row, cpu_bench.HEAD, strict=True)
+            typer.echo("  ".join(cell.ljust(len(title)) for cell, title in cells).rstrip())
+    for name, lines in cpu_profile.LINES.items():
+        if not names or name in names:
+            for line in lines(64 if small else 4096):
+                typer.echo(line)
+
+
 # ---- what a user names -----------------------------------------------------------------------------------------------
 
 

@@ -486,12 +486,31 @@ class Planner:
         return self.programs[key]
 
     def _output_strides(self, values: Sequence[Any], sizes: Sizes) -> list[tuple[int, ...]]:
-        """The strides that eager gives: its own functions run on tensors without memory."""
+        """The strides that eager gives: its own functions run on tensors without memory.
+
+        Where all that a node reads is contiguous, what it computes anew is, too. Most of a graph is so, and torch's
+        functions are not asked, some of which import most of torch when they first meet a tensor without memory."""
         meta = [
             torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") if isinstance(v, torch.Tensor) else v
             for v in values
         ]
-        return [tuple(o.stride()) for o in interpret(self.original, meta, sizes)]
+
+        def contiguous(node: Node, args: Sequence[Any]) -> torch.Tensor | None:
+            tensors = [a for a in args if isinstance(a, torch.Tensor)]
+            plain = (a.numel() and a.stride() == contiguous_strides(a.shape) for a in tensors)
+            if not tensors or not _is_computed(node) or not all(plain):
+                return None
+            shape = [evaluate(n, sizes) for n in node.shape]
+            return torch.empty(shape, dtype=node.dtype.torch, device="meta")
+
+        return [tuple(o.stride()) for o in interpret(self.original, meta, sizes, shortcut=contiguous)]
+
+
+def _is_computed(node: Node) -> bool:
+    """Is the node's value new memory, rather than a view of other?"""
+    while node.op.expand is not None:
+        node = node.expansion
+    return node.op.kind in ("elementwise", "reduce")
 
 
 def _held_once(graph: Graph, still: Sequence[Sequence[int]]) -> Graph:

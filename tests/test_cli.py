@@ -321,6 +321,21 @@ def test_bench_workloads(run):
     assert "vector_exp" in {workload.name for workload in WORKLOADS}
 
 
+def test_bench_cpu(run):
+    names = ("gelu", "softmax", "cross_entropy", "matmul", "attention", "gemv", "call")
+    head, *rows, calls = run("bench", "cpu", *names, "--small", "--threads", "1").splitlines()
+    assert head.split()[:3] == ["row", "into", "ms"]
+    assert {row.split()[0] for row in rows} == set(names) - {"call"}
+    assert calls.startswith("a call on 64 elements")
+    assert "there is no no" in run("bench", "cpu", "no", ends=2)
+
+
+def test_bench_cpu_of_compilers(run):
+    *starts, chain, attention = run("bench", "cpu", "start", "compile", "--small").splitlines()
+    assert [line.split(", ")[1] for line in starts] == ["cold cache", "warm cache", "warm cache"]
+    assert "TTIR" in chain and "LLVM" in attention
+
+
 # ---- as a process ----------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples import diffusion, gguf_model, losses, norms, quantize_fp8, rotary, smollm2
+from examples import cpu_kernels, diffusion, gguf_model, losses, norms, quantize_fp8, rotary, smollm2
 from fusedsl.codegen.inspect import TARGETS
 from fusedsl.plan import Plan
 
@@ -14,6 +14,10 @@ def test_norms():
 @pytest.mark.parametrize("example", [losses, rotary, diffusion], ids=lambda module: module.__name__)
 def test_float32(example):
     assert example.main() <= 2e-6
+
+
+def test_cpu_kernels():
+    assert cpu_kernels.main() <= 2e-6
 
 
 def test_quantize_fp8():

@@ -94,13 +94,17 @@ def keep_all(em: Emitter, pairs: Sequence[tuple[Val, Buffer]], carried: Sequence
 def _may_overwrite(em: Emitter, group: Sequence[Kept], left: Sequence[Kept]) -> bool:
     """May these be written, element after element, before the others that are left are evaluated?"""
     for entry in group:
-        if entry.arg is None:
-            continue
         for reader in left:
-            reads = entry.arg in em.facts.deps(reader.val) and reader.val not in em.stored
-            if reads and not (reader in group and same_places(em, reader.val, entry.arg)):
+            sources = [val for val in (reader.val, *em.facts.deps(reader.val)) if _lies_in(em, val, entry.buffer)]
+            in_place = reader in group and all(same_places(em, reader.val, val) for val in sources)
+            if sources and not (in_place and all(val is entry.arg for val in sources)):
                 return False
     return True
+
+
+def _lies_in(em: Emitter, val: Val, buffer: Buffer) -> bool:
+    held = em.stored.get(val)
+    return isinstance(held, Buffer) and held.memory == buffer.memory
 
 
 def _copy(em: Emitter, val: Val, source: Buffer, target: Buffer) -> None:

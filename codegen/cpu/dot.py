@@ -14,6 +14,7 @@ Half precision operands become f32 when they are laid out so; integers are multi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,26 +25,24 @@ from .build import Builder, Value
 from .errors import CannotCompile
 from .program import Node, Val
 from .sinks import Save
-from .values import Affine, Buffer, Evaluator, Index
+from .values import Affine, Buffer, Evaluator, Index, rows_of
 
 if TYPE_CHECKING:
     from .emit import Emitter
 
 ROWS = {4: 4, 8: 6, 16: 12}  # MR by the f32 lanes of a register: what 16 (AVX-512: 32) registers hold
-_INPUTS = ("f32", "f16", "bf16", "f64", "i8")
+_INPUTS = ("f32", "f16", "bf16", "f64", "i8", "f8E4M3FN", "f8E5M2", "f8E4M3FNUZ", "f8E5M2FNUZ")
 
 
 def write(em: Emitter, node: Node) -> None:
     """The product, into the memory of `c` where nothing else needs that."""
     a, b, c = node.operands
+    em.done.add(node)
     if a.element not in _INPUTS or b.element not in _INPUTS:
         raise CannotCompile(f"of {a.element}; the CPU target multiplies {', '.join(_INPUTS)}", node.op)
-    if len(a.shape) != 2:
-        raise CannotCompile("of more than two dimensions", node.op)
     kind = node.result.element
     inner = "i32" if kind[0] == "i" else "f64" if kind == "f64" else "f32"
-    rows, depth = a.shape
-    columns = b.shape[1]
+    columns = b.shape[-1]
     panel = min(columns, em.machine.lanes * (2 if inner != "f64" else 1))
     left = _laid_out(em, a, inner, None)
     right = _laid_out(em, b, inner, panel)
@@ -56,7 +55,7 @@ def write(em: Emitter, node: Node) -> None:
     if not starts_at_zero and em.stored.get(c) is not total:
         em.add(Save(em, c, total))
     em.flush()
-    _Product(em, left, right, total, rows, depth, columns, panel, inner, starts_at_zero).write()
+    _Product(em, left, right, total, panel, inner, starts_at_zero).write(a.shape, columns)
     em.stored[node.result] = total
 
 
@@ -68,21 +67,21 @@ def _is_zero(c: Val) -> bool:
 
 def _laid_out(em: Emitter, val: Val, inner: str, panel: int | None) -> Buffer:
     """An operand as `inner` numbers, in rows or in panels of columns."""
+    em.flush()  # what waits may be about to keep it
     stored = em.stored.get(val)
     if panel is None and isinstance(stored, Buffer) and stored.el == inner and stored.place is None and (
         stored.strides[-1] == 1 or stored.shape[-1] == 1
     ):  # fmt: skip
         return stored
     buffer = em.allocate(val.shape, Type(inner, val.type.shape))
-    em.flush()
     if panel is None:
         em.add(Pack(em, val, buffer, inner))
         em.flush()
         return buffer
-    rows, columns = val.shape
-    buffer = replace(buffer, shape=(columns // panel, rows, panel), strides=(rows * panel, panel, 1),
-                     place=_into_panels(panel))  # fmt: skip
-    if em.facts.unit_dim(val, em.stored) == 0 and rows >= 8 and panel >= 8:
+    *batch, rows, columns = val.shape
+    shape = (*batch, columns // panel, rows, panel)
+    buffer = replace(buffer, shape=shape, strides=rows_of(shape), place=_into_panels(panel))
+    if em.facts.unit_dim(val, em.stored) == 0 and rows >= 8 and panel >= 8 and not batch:
         _transpose_into(em, val, buffer, inner)
     else:
         em.add(Pack(em, val, buffer, inner))
@@ -139,17 +138,17 @@ def _number(b: Builder, value: Value, element: str, inner: str) -> Value:
 
 
 def _into_panels(panel: int) -> Callable[[Builder, Index], Index]:
-    """(k, n) -> (n // panel, k, n % panel), where a vector along n never crosses a panel."""
+    """(..., k, n) -> (..., n // panel, k, n % panel), where a vector along n never crosses a panel."""
     shift = panel.bit_length() - 1
 
     def place(b: Builder, index: Index) -> Index:
-        k, n = index
+        *batch, k, n = index
         if isinstance(n, Affine):
             assert n.stride == 1, "a vector along the columns"
             number = b.shru(n.base, shift)
-            return number, k, Affine(b.and_(n.base, b.const(panel - 1, n.base.el)), 1)
+            return *batch, number, k, Affine(b.and_(n.base, b.const(panel - 1, n.base.el)), 1)
         number = b.shru(n, shift)
-        return number, k, b.and_(n, b.const(panel - 1, n.el))
+        return *batch, number, k, b.and_(n, b.const(panel - 1, n.el))
 
     return place
 
@@ -173,19 +172,35 @@ class _Product:
     """The loops of one product."""
 
     def __init__(
-        self, em: Emitter, left: Buffer, right: Buffer, total: Buffer,
-        rows: int, depth: int, columns: int, panel: int, inner: str, starts_at_zero: bool,
-    ) -> None:  # fmt: skip
+        self, em: Emitter, left: Buffer, right: Buffer, total: Buffer, panel: int, inner: str, starts_at_zero: bool
+    ) -> None:
         self.b, self.em, self.el = em.b, em, inner
-        self.left, self.right, self.total = left, right, total
-        self.rows, self.depth, self.columns, self.panel = rows, depth, columns, panel
+        self.left, self.right, self.total, self.panel = left, right, total, panel
         lanes = em.machine.lanes if inner != "f64" else max(2, em.machine.lanes // 2)
         self.lanes = min(panel, lanes)
         self.block = ROWS[em.machine.lanes]
         self.starts_at_zero = starts_at_zero
 
-    def write(self) -> None:
-        self._for(self.columns // self.panel, self._panel)
+    def write(self, shape: Sequence[int], columns: int) -> None:
+        """The products of matrices of this shape, one after another, with as many of so many columns."""
+        *batch, self.rows, self.depth = shape
+        strides = [buffer.strides[:-2] for buffer in (self.left, self.total)]
+        whole = self.left, self.right, self.total
+
+        def one(number: Value) -> None:
+            if batch:
+                steps = (strides[0][-1], self.depth * columns, strides[1][-1])
+                self.left, self.right, self.total = (
+                    self._at(buffer, number, step) for buffer, step in zip(whole, steps, strict=True)
+                )
+            self._for(columns // self.panel, self._panel)
+
+        self._for(math.prod(batch), one)
+
+    def _at(self, buffer: Buffer, number: Value, step: int) -> Buffer:
+        """The matrix of that number in a buffer of several."""
+        b = self.b
+        return replace(buffer, start=b.gep(buffer.start, b.mul(number, b.const(step, "i64")), self.el))
 
     def _for(self, count: int, body: Callable[[Value], None]) -> None:
         b = self.b
@@ -221,7 +236,7 @@ class _Product:
         b, vectors = self.b, self.panel // self.lanes
         places = []
         for r in range(count):
-            at = b.mul(b.add(row, b.const(r, "i64")), b.const(self.total.strides[0], "i64"))
+            at = b.mul(b.add(row, b.const(r, "i64")), b.const(self.total.strides[-2], "i64"))
             at = b.add(at, columns)
             for v in range(vectors):
                 places.append(b.gep(self.total.start, b.add(at, b.const(v * self.lanes, "i64")), self.el))
@@ -229,7 +244,7 @@ class _Product:
             held = [b.const(0, self.el, self.lanes) for _ in places]
         else:
             held = [b.load(place, self.el, self.lanes) for place in places]
-        stride = self.left.strides[0] if self.left.shape[0] > 1 else 0
+        stride = self.left.strides[-2] if self.rows > 1 else 0
         heads = [
             b.gep(self.left.start, b.mul(b.add(row, b.const(r, "i64")), b.const(stride, "i64")), self.el)
             for r in range(count)

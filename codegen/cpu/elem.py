@@ -40,11 +40,18 @@ def minnum(b: Builder, x: Value, y: Value) -> Value:
 
 def maximum(b: Builder, x: Value, y: Value) -> Value:
     """The larger; NaN if either is."""
-    return b.select(b.cmpf("uno", x, x), x, b.select(b.cmpf("ogt", x, y), x, y))
+    return b.select(b.cmpf("uno", x, x), _nan(b, x, y), b.select(b.cmpf("ogt", x, y), x, y))
 
 
 def minimum(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.cmpf("uno", x, x), x, b.select(b.cmpf("olt", x, y), x, y))
+    return b.select(b.cmpf("uno", x, x), _nan(b, x, y), b.select(b.cmpf("olt", x, y), x, y))
+
+
+def _nan(b: Builder, x: Value, y: Value) -> Value:
+    """A NaN where x is one: the bits of both. Were it x itself, LLVM would make a masked store, which is slow, of a
+    maximum that is written back to where x was read."""
+    bits = {"f16": "i16", "f32": "i32", "f64": "i64"}[x.el]
+    return b.bitcast(b.or_(b.bitcast(x, bits), b.bitcast(y, bits)), x.el)
 
 
 def _intrinsic(name: str) -> Rule:

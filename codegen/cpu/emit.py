@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ttir import Type
 from . import atomics, control, dot, elem, half, layouts
@@ -38,7 +38,7 @@ class Emitted:
     disjoint       whether those stored through are taken to overlap no other
     checks         messages of tl.device_assert; the kernel stores 1 + the index of one that failed
     scratch_bytes  memory of its own that a program needs
-    elements       extent of the largest tensor: a measure of a program's work
+    elements       a measure of a program's work
     """
 
     name: str
@@ -123,6 +123,9 @@ class Emitter:
                        self.scratch, facts.disjoint, self.elements())  # fmt: skip
 
     def elements(self) -> int:
+        """The largest tensor's; of a kernel with loops, whose rounds are not known, very many."""
+        if any(node.name in ("scf.for", "scf.while") for node in self.facts.nodes):
+            return 1 << 31
         return max((math.prod(v.shape) for node in self.facts.nodes for v in node.results), default=1)
 
     def body(self) -> str:
@@ -355,9 +358,9 @@ class Emitter:
             size *= n
         el = "i64" if kind.element == "ptr" else elem.held(kind.element)
         start = self.b.gep(Value("%scratch", "ptr", None, 0), self.b.const(self.scratch, "i64"), "i8")
-        self.scratch += -(-size * bytes_of(el) // 64) * 64
+        memory, self.scratch = self.scratch, self.scratch + -(-size * bytes_of(el) // 64) * 64
         pointee = kind.pointee if kind.element == "ptr" else ""
-        return Buffer(start, kind.element, tuple(shape), tuple(strides or rows_of(shape)), pointee)
+        return Buffer(start, kind.element, tuple(shape), tuple(strides or rows_of(shape)), memory, pointee)
 
     def save(self, val: Val) -> Buffer:
         """Keeps a value in memory; whoever reads it from now on reads that."""
@@ -395,7 +398,7 @@ class Emitter:
             if any(user is not node and user.position >= node.position for user in self.facts.sinks(val)):
                 continue
             sharing = (v for v, other in self.stored.items()
-                       if v is not val and isinstance(other, Buffer) and other.start is held.start)  # fmt: skip
+                       if v is not val and isinstance(other, Buffer) and other.memory == held.memory)  # fmt: skip
             if not any(self.facts.sinks(v) - self.done - {node} for v in sharing):
                 return held
         return None
@@ -514,7 +517,7 @@ class Emitter:
         assert not is_trivial_reshape(node)
         source = self.dense(node.operands[0])
         shape = node.result.shape
-        self.stored[node.result] = Buffer(source.start, source.element, shape, rows_of(shape), source.of_pointers)
+        self.stored[node.result] = replace(source, shape=shape, strides=rows_of(shape))
         self.done.add(node)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .analysis import axis_of
@@ -20,14 +21,14 @@ def write(em: Emitter, node: Node) -> None:
     """Writes an operation that none of the others is. Raises CannotCompile for one that is not known."""
     known = _WRITERS.get(node.name)
     if known is None:
-        raise CannotCompile("the CPU target does not have it; target='interpret' runs it", node.op)
+        raise CannotCompile("the CPU target does not have it", node.op)
     known(em, node)
     em.done.add(node)
 
 
 def _view(source: Buffer, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], em: Emitter) -> Buffer:
     start = em.b.gep(source.start, em.b.const(offset, "i64"), source.el)
-    return Buffer(start, source.element, shape, strides, source.of_pointers)
+    return replace(source, start=start, shape=shape, strides=strides)
 
 
 def _join(em: Emitter, node: Node) -> None:

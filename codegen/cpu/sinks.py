@@ -312,8 +312,8 @@ class Reduce(Sink):
             self.em.stored[val] = buffer
 
     def skips(self, facts: dict) -> bool:
-        if self.identity is None or not self.carries:
-            return False
+        if self.identity is None or not self.carries or self.axis != self.nest.chunked:
+            return False  # across the chunks each has a result of its own
         found = value_under(self.inputs()[0], facts)
         wanted = float(self.identity)
         return found is not None and found == wanted

@@ -55,6 +55,7 @@ class Buffer:
     element: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    memory: int  # which allocation it is in: a view of a buffer is in the same one
     of_pointers: str = ""  # what pointers in it point to; they are held as addresses
     place: Callable[[Builder, Index], tuple[Lane, ...]] | None = field(default=None)
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from triton.backends.compiler import BaseBackend, GPUTarget
 
@@ -82,7 +82,7 @@ class CPUBackend(BaseBackend):
         given = {name: value for name, value in options.items() if name in _NAMES and value is not None}
         return CPUOptions(**{"arch": str(self.target.arch), **given})
 
-    def add_stages(self, stages: dict[str, Any], options: CPUOptions, language: Any = None) -> None:
+    def add_stages(self, stages: dict[str, Any], options: Any, language: Any = None) -> None:
         if getattr(language, "name", "TRITON") != "TRITON":
             from ..errors import CannotCompile
 
@@ -109,8 +109,10 @@ class CPUBackend(BaseBackend):
         return cache.packed(compiler.linked(mlir, self._machine()), made)
 
     def _machine(self) -> Machine:
-        from ..machine import Machine
+        from ..machine import Machine, host
 
+        if not self.target.arch:  # torch.compile names none
+            return host()
         cpu, plus, features = str(self.target.arch).partition("+")
         return Machine(cpu, plus + features)
 
@@ -133,11 +135,11 @@ class CPUBackend(BaseBackend):
         return []  # nothing depends on what a number is divisible by
 
     @staticmethod
-    def get_int_specialization(arg: Any, **kwargs: Any) -> str:
+    def get_int_specialization(arg: Any, **kwargs: Any) -> Literal[""]:
         return ""
 
     @staticmethod
-    def get_tensor_specialization(arg: Any, **kwargs: Any) -> str:
+    def get_tensor_specialization(arg: Any, **kwargs: Any) -> Literal[""]:
         return ""
 
 

@@ -1,5 +1,8 @@
 """The driver of Triton's CPU backend: when it is the one to use, and launches."""
 
+# Triton's base class lacks types: by its bodies, methods give None.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 import os

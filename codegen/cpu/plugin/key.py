@@ -22,12 +22,13 @@ from ....options import Options
 from ..cache import write_atomically
 
 _HASHED = ("backends", "compiler", "language")  # folders of modules; a file too many does no harm
+_MARK = "remembers"  # an attribute of the function that is installed
 
 
 def remember() -> None:
     """From here on `triton_key()` gives what it always gave, sooner. Kernels keep their places in Triton's cache."""
     original = getattr(cache, "triton_key", None)
-    if original is None or hasattr(original, "remembers"):
+    if original is None or hasattr(original, _MARK):
         return
 
     @functools.lru_cache
@@ -35,10 +36,10 @@ def remember() -> None:
     def triton_key() -> str:
         return _remembered(original)
 
-    triton_key.remembers = True
+    setattr(triton_key, _MARK, True)
     for module in (cache, autotuner):
         if getattr(module, "triton_key", None) is original:
-            module.triton_key = triton_key
+            vars(module)["triton_key"] = triton_key
 
 
 def _remembered(original: Callable[[], str]) -> str:
