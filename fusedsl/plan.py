@@ -488,8 +488,8 @@ class Planner:
     def _output_strides(self, values: Sequence[Any], sizes: Sizes) -> list[tuple[int, ...]]:
         """The strides that eager gives: its own functions run on tensors without memory.
 
-        Where all that a node reads is contiguous, what it computes anew is, too. Most of a graph is so, and torch's
-        functions are not asked, some of which import most of torch when they first meet a tensor without memory."""
+        What reads contiguous tensors and computes its value anew gives a contiguous one. There torch's function is not
+        asked: on a tensor without memory even a product imports most of torch, which takes seconds."""
         meta = [
             torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") if isinstance(v, torch.Tensor) else v
             for v in values

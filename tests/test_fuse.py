@@ -148,6 +148,7 @@ def test_a_second_process_finds_the_kernel_in_the_cache(tmp_path):
         "import torch\nfrom fusedsl import fuse\nfrom fusedsl.runtime import counters\n\n\n"
         "@fuse\ndef f(x):\n    return torch.softmax(x * 2, -1)\n\n\n"
         "f(torch.randn(4, 32))\nprint(counters.kernels, counters.written)\n"
+        "import sys\nassert 'torch._dynamo' not in sys.modules, 'which takes seconds to import'\n"
     )
     env = {**os.environ, "FUSEDSL_CACHE_DIR": str(tmp_path / "cache")}
     runs = [
