@@ -488,22 +488,36 @@ class Planner:
     def _output_strides(self, values: Sequence[Any], sizes: Sizes) -> list[tuple[int, ...]]:
         """The strides that eager gives: its own functions run on tensors without memory.
 
-        What reads contiguous tensors and computes its value anew gives a contiguous one. There torch's function is not
-        asked: on a tensor without memory even a product imports most of torch, which takes seconds."""
+        What reads contiguous tensors and computes its value anew gives a contiguous one, and elementwise ops all follow
+        one rule. There torch's own function is not asked: on a tensor without memory even a product imports most of
+        torch, which takes seconds."""
         meta = [
             torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") if isinstance(v, torch.Tensor) else v
             for v in values
         ]
 
-        def contiguous(node: Node, args: Sequence[Any]) -> torch.Tensor | None:
+        def laid_out(node: Node, args: Sequence[Any]) -> torch.Tensor | None:
             tensors = [a for a in args if isinstance(a, torch.Tensor)]
-            plain = (a.numel() and a.stride() == contiguous_strides(a.shape) for a in tensors)
-            if not tensors or not _is_computed(node) or not all(plain):
+            shape = tuple(evaluate(n, sizes) for n in node.shape)
+            if not tensors or 0 in shape:
                 return None
-            shape = [evaluate(n, sizes) for n in node.shape]
-            return torch.empty(shape, dtype=node.dtype.torch, device="meta")
+            if _is_computed(node) and all(a.stride() == contiguous_strides(a.shape) for a in tensors):
+                strides = contiguous_strides(shape)
+            elif node.op.kind == "elementwise" and len(tensors) <= 3:
+                strides = _elementwise_strides(tensors)
+            else:
+                return None
+            return torch.empty_strided(shape, strides, dtype=node.dtype.torch, device="meta")
 
-        return [tuple(o.stride()) for o in interpret(self.original, meta, sizes, shortcut=contiguous)]
+        return [tuple(o.stride()) for o in interpret(self.original, meta, sizes, shortcut=laid_out)]
+
+
+def _elementwise_strides(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """Those of any elementwise op on up to three tensors: they follow from shapes and strides. addcmul is one that
+    needs no Python for tensors without memory."""
+    first, *rest = (torch.empty_strided(t.shape, t.stride(), device="meta") for t in tensors)
+    others = [*rest, first][:2]
+    return torch.addcmul(first, others[0], others[-1]).stride()
 
 
 def _is_computed(node: Node) -> bool:
