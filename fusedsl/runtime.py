@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any
 import torch
 
 from .codegen import interpreter
-from .codegen.cpu import launch as native
+from .codegen.cpu import cache
 from .codegen.expr import CARRIED
 from .codegen.tile import Config
 from .errors import UnsupportedDevice
@@ -78,15 +76,7 @@ def _text(path: Path) -> str | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """The file with this text, readable by its owner only, whole or not at all."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    cache.write_atomically(path, text.encode())
 
 
 def _import(path: Path, name: str) -> Any:
@@ -131,10 +121,7 @@ def launch(
     tiles = dict(config.tiles)
     arguments = {name: _carried(value) for name, value in arguments.items()}
     if device.type == "cpu":
-        if hooks is not None or Options.from_env().cpu == "interpret":
-            interpreter.launch(function, grid, {**arguments, **tiles}, hooks)
-        else:
-            native.launch(function, grid, {**arguments, **tiles})
+        interpreter.launch(function, grid, {**arguments, **tiles}, hooks)  # machine code is launched by calls.py
         return
     with torch.cuda.device(device):
         function[grid](

@@ -174,6 +174,10 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "kernel.py", "\ud800")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):  # by then the text is in a file beside the place
+        write_atomically(tmp_path / "folder", "text")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
 
 
 def test_the_same_kernel_has_the_same_bytes():
