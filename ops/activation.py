@@ -86,8 +86,9 @@ def _gelu(x: Node, approximate: str) -> Node:
     if approximate == "none":
         return x * 0.5 * (1 + erf(x * math.sqrt(0.5)))
     if approximate == "tanh":
-        # (1 + tanh(u)) / 2 is sigmoid(2 u), which loses no digits where tanh(u) is near -1
-        return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+        # (1 + tanh(u)) / 2 is 1 / (1 + e^-2u), which loses no digits where tanh(u) is near -1
+        slope = -2 * math.sqrt(2 / math.pi)
+        return x / (1 + exp(x * (slope + slope * 0.044715 * (x * x))))
     raise BadArgument(op="gelu", name="approximate", rule="'none' or 'tanh'", got=repr(approximate), hint="")
 
 

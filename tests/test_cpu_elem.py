@@ -325,6 +325,24 @@ def _float_operations() -> None:
         add, multiply = make("arith.addf", [e, e], e), make("arith.mulf", [e, e], e)
         case(f"chain_{e}", [e, e], e, lambda b, x, y, f=add, g=multiply: g(b, f(b, x, y), x),
              lambda x, y, e=e: rounded(np.multiply, e)(rounded(np.add, e)(x, y), x), lambda e=e: pairs(e))  # fmt: skip
+    case("wide_bf16", ["bf16", "bf16"], "bf16", _wide, _wide_reference, lambda: pairs("bf16"))
+
+
+def _wide(b: Builder, x: Value, y: Value) -> Value:
+    """f32 between bf16: whatever the digits of a NaN that comes in, one goes out."""
+    ops = {name: make(f"arith.{name}", ["f32", "f32"], "f32") for name in ("addf", "mulf", "divf")}
+    extend, root = make("arith.extf", ["bf16"], "f32"), make("math.sqrt", ["f32"], "f32")
+    wide, other = extend(b, x), make("math.absf", ["f32"], "f32")(b, extend(b, y))
+    high = b.bitcast(b.and_(b.bitcast(wide, "i32"), b.const(-1 << 20, "i32", x.lanes)), "f32")
+    total = ops["addf"](b, ops["mulf"](b, wide, root(b, other)), make("arith.negf", ["f32"], "f32")(b, high))
+    chosen = b.select(b.cmpf("ogt", wide, other), total, ops["divf"](b, wide, other))
+    return make("arith.truncf", ["f32"], "bf16")(b, chosen)
+
+
+def _wide_reference(x: Any, y: Any) -> Any:
+    high = (x.view(np.int32) & (-1 << 20)).view(np.float32)
+    other = np.abs(y)
+    return hardware.float_to_float(np.where(x > other, x * np.sqrt(other) - high, x / other), "f32", "bf16")
 
 
 def _triples(element: str) -> list[np.ndarray]:

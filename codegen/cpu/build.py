@@ -52,6 +52,7 @@ class Value:
     lanes: int | None
     depth: int
     constant: Any = None  # the number, where every lane is known to be that one
+    short: bool = False  # the low 16 bits of it are zero; of a float, if it is NaN
 
     @property
     def type(self) -> str:
@@ -112,7 +113,7 @@ class Builder:
         text = op.format(*[value.name for value in operands]) + types
         known = scope.made.get(text)
         if known is None:
-            known = scope.made[text] = Value(self.fresh(), el, lanes, depth)
+            known = scope.made[text] = Value(self.fresh(), el, lanes, depth, short=_is_short(op, operands, el))
             scope.lines.append(f"{known.name} = {text}")
         return known
 
@@ -134,7 +135,8 @@ class Builder:
             key = (number, el, lanes)
         found = self.constants.get(key)
         if found is None:
-            found = self.constants[key] = Value(f"%c{len(self.constants)}", el, lanes, 0, number)
+            short = bits & 0xFFFF == 0 or (el == "f32" and number == number)
+            found = self.constants[key] = Value(f"%c{len(self.constants)}", el, lanes, 0, number, short)
             body = f"0x{bits:0{WIDTH[el] // 4}X}" if is_float(el) else _integer(bits, el)
             body = body if lanes is None else f"dense<{body}>"
             kind = "" if found.type == "i1" else f" : {found.type}"
@@ -594,6 +596,16 @@ class Builder:
         return [Value(n, v.el, v.lanes, self.depth) for n, v in zip(names, like, strict=True)]
 
 
+def _is_short(op: str, operands: Sequence[Value], el: str) -> bool:
+    """Whether a pure operation's result is `short`. An x86 gives its own NaN, which is, or an operand's."""
+    name = op.partition(" ")[0]
+    if name == "arith.shli":
+        return (operands[1].constant or 0) >= 16
+    if name == "arith.bitcast" and not is_float(el):
+        return False
+    return name in _KEEP_SHORT and all(value.short for value in operands if value.el != "i1")
+
+
 def _named(name: str, values: Sequence[Value]) -> str:
     return name if len(values) == 1 else f"{name}:{len(values)}"
 
@@ -603,8 +615,11 @@ def _integer(number: int, el: str) -> str:
         return "true" if number else "false"
     return str(number)
 
-
-
+_KEEP_SHORT = {
+    *(f"arith.{name}" for name in ("addf", "subf", "mulf", "divf", "negf", "select", "bitcast")),
+    *(f"arith.{name}" for name in ("addi", "subi", "andi", "ori", "xori")),
+    "llvm.intr.fmuladd({},", "llvm.intr.sqrt({})", "llvm.intr.fabs({})",
+}  # fmt: skip
 _FOLDS: dict[str, Callable[[Any, Any], Any]] = {
     "addi": lambda a, b: a + b,
     "subi": lambda a, b: a - b,

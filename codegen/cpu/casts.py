@@ -129,6 +129,8 @@ def _to_bf16(b: Builder, x: Value) -> Value:
     number = b.bitcast(x, "i32")
     last = b.and_(b.shru(number, 16), b.const(1, "i32", x.lanes))
     rounded = b.add(number, b.add(last, b.const(0x7FFF, "i32", x.lanes)))
+    if x.short:  # adding less than 2 ** 16 leaves a NaN of this kind one
+        return _upper_half(b, rounded)
     return _upper_half(b, b.select(b.cmpf("uno", x, x), b.const(0x7FC00000, "i32", x.lanes), rounded))
 
 

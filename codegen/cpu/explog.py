@@ -34,6 +34,10 @@ class Form:
     expm1: tuple[float, ...]  # (e ** r - 1 - r) / r ** 2
     exp2: tuple[float, ...]  # (2 ** r - 1) / r
 
+    @property
+    def bias(self) -> int:
+        return self.one >> self.mantissa
+
 
 # Minimax for f32; Taylor, which needs one more term, for f64.
 FORMS = {
@@ -82,62 +86,61 @@ def copysign(b: Builder, x: Value, sign: Value) -> Value:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def nearest(b: Builder, x: Value, factor: float) -> tuple[Value, Value]:
-    """The integer next to x * factor, as a float and in the low bits of an integer."""
+def nearest(b: Builder, x: Value, factor: float, plus: int = 0) -> tuple[Value, Value]:
+    """The integer next to x * factor, as a float and, with a number added, in the low bits of an integer."""
     form = FORMS[x.el]
-    magic = b.const(form.magic, x.el, x.lanes)
+    magic = b.const(form.magic + plus, x.el, x.lanes)
     moved = b.fma(x, b.const(factor, x.el, x.lanes), magic)
     return b.subf(moved, magic), b.bitcast(moved, form.integer)
 
 
-def _power_of_two(b: Builder, n: Value, el: str, times: float = 1.0) -> Value:
-    """2 ** n * times for the low bits of an integer; `times` is a power of two, the result a normal number."""
-    form = FORMS[el]
-    start = form.one + (round(math.log2(times)) << form.mantissa)
-    return b.bitcast(b.add(b.shl(n, form.mantissa), b.const(start, n.el, n.lanes)), el)
+def _power_of_two(b: Builder, exponent: Value, el: str) -> Value:
+    """The normal number with this biased exponent, in the low bits of an integer."""
+    return b.bitcast(b.shl(exponent, FORMS[el].mantissa), el)
 
 
-def _scale(b: Builder, x: Value, n: Value) -> Value:
-    """x * 2 ** n in two steps, so that the result may be denormal or infinite."""
-    half = b.shru(n, 1)
-    return b.mulf(b.mulf(x, _power_of_two(b, half, x.el)), _power_of_two(b, b.sub(n, half), x.el))
+def _scale(b: Builder, x: Value, exponent: Value) -> Value:
+    """x * 2 ** n for n with twice the bias, in two steps, so that the result may be denormal or infinite."""
+    half = b.shru(exponent, 1)
+    return b.mulf(b.mulf(x, _power_of_two(b, half, x.el)), _power_of_two(b, b.sub(exponent, half), x.el))
 
 
-def _reduce(b: Builder, x: Value) -> tuple[Value, Value]:
-    """e ** r - 1, and n in the low bits of an integer."""
+def _reduce(b: Builder, x: Value, plus: int) -> tuple[Value, Value]:
+    """e ** r - 1, and n with a number added, in the low bits of an integer."""
     form = FORMS[x.el]
-    whole, n = nearest(b, x, math.log2(math.e))
+    whole, n = nearest(b, x, math.log2(math.e), plus)
     high, low = (b.const(-part, x.el, x.lanes) for part in form.ln2)
     rest = b.fma(whole, low, b.fma(whole, high, x))
     return b.fma(b.mulf(rest, rest), horner(b, rest, *form.expm1), rest), n
 
 
 def exp(b: Builder, x: Value) -> Value:
-    low, high = FORMS[x.el].exp_range
-    p, n = _reduce(b, maximum(b, minimum(b, x, high), low))
-    return _scale(b, b.addf(p, b.const(1.0, x.el, x.lanes)), n)
+    form = FORMS[x.el]
+    low, high = form.exp_range
+    p, exponent = _reduce(b, maximum(b, minimum(b, x, high), low), 2 * form.bias)
+    return _scale(b, b.addf(p, b.const(1.0, x.el, x.lanes)), exponent)
 
 
 def exp_between(b: Builder, x: Value) -> Value:
     """e ** x where that is a normal number."""
-    p, n = _reduce(b, x)
-    return b.mulf(b.addf(p, b.const(1.0, x.el, x.lanes)), _power_of_two(b, n, x.el))
+    p, exponent = _reduce(b, x, FORMS[x.el].bias)
+    return b.mulf(b.addf(p, b.const(1.0, x.el, x.lanes)), _power_of_two(b, exponent, x.el))
 
 
 def exp2(b: Builder, x: Value) -> Value:
     form = FORMS[x.el]
     low, high = form.exp2_range
     x = maximum(b, minimum(b, x, high), low)
-    whole, n = nearest(b, x, 1.0)
+    whole, exponent = nearest(b, x, 1.0, 2 * form.bias)
     rest = b.subf(x, whole)
-    return _scale(b, b.fma(rest, horner(b, rest, *form.exp2), b.const(1.0, x.el, x.lanes)), n)
+    return _scale(b, b.fma(rest, horner(b, rest, *form.exp2), b.const(1.0, x.el, x.lanes)), exponent)
 
 
 def expm1(b: Builder, x: Value) -> Value:
     """(e ** r - 1) * 2 ** n + (2 ** n - 1), both halved, so that 2 ** n is a number whenever the result is."""
     form = FORMS[x.el]
-    p, n = _reduce(b, maximum(b, minimum(b, x, form.exp_range[1]), form.expm1_low))
-    power = _power_of_two(b, n, x.el, 0.5)
+    p, exponent = _reduce(b, maximum(b, minimum(b, x, form.exp_range[1]), form.expm1_low), form.bias - 1)
+    power = _power_of_two(b, exponent, x.el)
     half = b.fma(p, power, b.subf(power, b.const(0.5, x.el, x.lanes)))
     return copysign(b, b.addf(half, half), x)  # that of -0
 
