@@ -4,10 +4,12 @@ import ctypes
 import math
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusedsl.codegen.cpu import cache, machine, native, toolchain, wrapper
+from fusedsl.codegen.cpu.child import Child, ChildFailed
 from fusedsl.codegen.cpu.machine import AVX2, AVX512, PLAIN, Machine
 from fusedsl.codegen.cpu.native import Native
 from fusedsl.codegen.cpu.toolchain import ToolchainError
@@ -178,18 +181,42 @@ def test_a_crash_in_a_child_is_an_error_here():
 
 
 def test_what_a_child_gives():
-    assert toolchain.in_child(math.hypot, 3, 4) == 5
-    assert len(toolchain.in_child(bytes, 1 << 20)) == 1 << 20  # more than a pipe holds
-    with pytest.raises(ToolchainError, match="ValueError"):
-        toolchain.in_child(int, "x")
-    with pytest.raises(ToolchainError, match="SIGSEGV"):
-        toolchain.in_child(ctypes.string_at, 0)
+    child = Child()
+    assert child.run(math.hypot, 3, 4) == 5
+    assert len(child.run(bytes, 1 << 20)) == 1 << 20  # more than a pipe holds
+    with pytest.raises(ChildFailed, match="ValueError"):
+        child.run(int, "x")
+    first = child.run(os.getpid)
+    with pytest.raises(ChildFailed, match="SIGSEGV"):
+        child.run(ctypes.string_at, 0)
+    assert child.run(os.getpid) not in (first, os.getpid())
+
+
+def test_a_child_that_was_killed_is_replaced():
+    child = Child()
+    first = child.run(os.getpid)
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    assert child.run(os.getpid) != first
+
+
+SHARED = Child()
+
+
+def _pid_of_the_shared_child() -> int:
+    return SHARED.run(os.getpid)
+
+
+def test_a_fork_has_a_child_of_its_own():
+    first = _pid_of_the_shared_child()
+    assert Child().run(_pid_of_the_shared_child) != first
+    assert _pid_of_the_shared_child() == first
 
 
 def test_a_child_that_hangs_is_killed(monkeypatch):
-    monkeypatch.setattr(toolchain, "_CHILD_SECONDS", 0.1)
-    with pytest.raises(ToolchainError, match="did not end"):
-        toolchain.in_child(threading.Event().wait)
+    monkeypatch.setattr("fusedsl.codegen.cpu.child.SECONDS", 0.1)
+    with pytest.raises(ChildFailed, match="did not end"):
+        Child().run(time.sleep, 100)
 
 
 def test_threads_compile_at_once():

@@ -9,29 +9,25 @@ compile in such a child from the start.
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import os
-import pickle
 import re
-import select
-import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .child import Child, ChildFailed
 from .machine import TRIPLE, Machine
 
 OPTIMIZE = ("", "O0", "O1", "O2", "O3")
 _TARGET_PARTS = ("TargetInfo", "Target", "TargetMC", "AsmPrinter", "AsmParser")
-_CHILD_SECONDS = 120.0
 _PLACE = re.compile(r'loc\("[^"]*\.mlir":(\d+):\d+\): ')
 
 _lock = threading.RLock()  # the MLIR context is one thread's at a time, and a child must find nobody inside LLVM
+_child = Child()
 
 
 class ToolchainError(RuntimeError):
@@ -60,9 +56,11 @@ def _compile(step: Callable[..., Any], mlir: str, machine: Machine, optimize: st
             return step(mlir, machine, optimize, fuse)
         except RuntimeError:
             pass  # the reason went to stderr: to have it as text, fail again in a child
+    _library()  # loaded once, not in every child
     try:
-        return in_child(step, mlir, machine, optimize, fuse)
-    except ToolchainError as error:
+        with _lock:
+            return _child.run(step, mlir, machine, optimize, fuse)
+    except ChildFailed as error:
         lines = [*mlir.splitlines(), ""]  # the end of the text is a place, too
         raise ToolchainError(_PLACE.sub(lambda at: f"line {at[1]}: {lines[int(at[1]) - 1]}\n", str(error))) from None
 
@@ -157,58 +155,3 @@ def _translate_more(llvm: Any) -> tuple[bool, ...]:
             continue
         return more
     raise ToolchainError("this version of Triton translates LLVM IR in a way that is not known")
-
-
-def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a forked child. Raises ToolchainError with what it printed if it fails or crashes.
-
-    The child runs nothing but the function: no exit handlers, and no other thread.
-    """
-    _library()  # loaded once, not in every child
-    with _lock, tempfile.TemporaryFile() as report:
-        out, into = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _run_child(function, arguments, into, report.fileno())
-        os.close(into)
-        answer = _read_to_end(out, child)
-        status = os.waitpid(child, 0)[1]
-        report.seek(0)
-        said = report.read().decode(errors="replace").strip()
-    if answer is None:
-        raise ToolchainError(f"the compiler did not end in {_CHILD_SECONDS:.0f} seconds\n{said}".rstrip())
-    if os.WIFSIGNALED(status):
-        raise ToolchainError(f"the compiler ended with {signal.Signals(os.WTERMSIG(status)).name}\n{said}".rstrip())
-    if os.WEXITSTATUS(status) or not answer:
-        raise ToolchainError(said or f"the compiler ended with status {os.WEXITSTATUS(status)}")
-    return pickle.loads(answer)
-
-
-def _run_child(function: Callable[..., Any], arguments: tuple[Any, ...], into: int, report: int) -> None:
-    status = 1
-    try:
-        faulthandler.disable()  # a crash here is the parent's to tell
-        os.dup2(report, 2)
-        answer = pickle.dumps(function(*arguments))
-        with os.fdopen(into, "wb") as pipe:
-            pipe.write(answer)
-        status = 0
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(status)
-
-
-def _read_to_end(out: int, child: int) -> bytes | None:
-    """What the child writes to the pipe until it ends; a child that takes too long is killed and gives None."""
-    parts, deadline = [], time.monotonic() + _CHILD_SECONDS
-    with os.fdopen(out, "rb", buffering=0) as pipe:
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            part = pipe.read(1 << 16)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-    os.kill(child, signal.SIGKILL)
-    return None
