@@ -44,7 +44,7 @@ class Options:
     numerics   "default": half precision is computed in f32 and rounded where a kernel stores it or a dot reads it;
                "eager": rounded after every op, as eager does
     cpu        what runs kernels on CPU tensors, "cpu": machine code, "interpret": numpy, which checks every access
-    fork       whether kernels for the CPU are compiled in a child process each, which a compiler's crash cannot leave
+    fork       whether kernels for the CPU are compiled in a child process, which a compiler's crash cannot leave
     """
 
     debug: Rung = Rung.SILENT
