@@ -165,8 +165,8 @@ class ExprText:
         return f"{text}.to(tl.{e['to'].language}).to(tl.{e.dtype.language})"
 
     def _combine(self, e: Expr, want: tuple[Axis, ...]) -> str:
-        assert e.op is not None and e.op.reduction is not None
-        return e.op.reduction.combine.format(*(self.value(a, want) for a in e.args))
+        assert e.op is not None and e.op.combination is not None
+        return e.op.combination.combine.format(*(self.value(a, want) for a in e.args))
 
     def _spread(self, e: Expr, want: tuple[Axis, ...]) -> str:
         (source,) = e.args
@@ -175,15 +175,20 @@ class ExprText:
         return f"tl.broadcast_to({self.value(source, want)}, {self.shape(want)})"
 
     def _reduce(self, e: Expr, want: tuple[Axis, ...]) -> str:
-        assert e.op is not None and e.op.reduction is not None
+        assert e.op is not None and e.op.combination is not None
         (source,) = e.args
         axes = list(self.kernel.tiled(source.free))
         text = self.value(source, tuple(axes))
         for axis in reversed([a for a in axes if a.variable in e["axes"]]):
-            text = e.op.reduction.tile.format(text, axis=axes.index(axis))
+            text = e.op.combination.tile.format(text, axis=axes.index(axis))
             axes.remove(axis)
         narrow = e.dtype.is_integer and e.dtype.bits < 32  # Triton sums these in 32 bits; ours wrap, as torch's do
         return f"{text}.to(tl.{e.dtype.language})" if narrow else text
+
+    def _scan(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        assert e.op is not None and e.op.scan is not None
+        (source,), (axis,) = e.args, e["axes"]
+        return e.op.scan.prefix.format(self.value(source, want), axis=want.index(self.by_variable[axis]))
 
 
 def _filled(e: Expr, texts: list[str]) -> str:

@@ -332,11 +332,13 @@ class TypeRule:
 @dataclass(frozen=True)
 class Reduction:
     """A commutative and associative combination. identity(dtype): the value that changes nothing.
-    combine: text of {0} combined with {1}; tile: text of {0} reduced along {axis}."""
+    combine: text of {0} combined with {1}; tile: text of {0} reduced along {axis}; prefix: text of {0} combined along
+    {axis} up to each element."""
 
     identity: Callable[[DType], Any]
     combine: str
     tile: str
+    prefix: str = ""
 
 
 Lowering = Callable[..., Any]
@@ -357,6 +359,7 @@ class Op:
     triton: str | Callable[..., str] | None
     index: Callable[..., Sequence[Index]] | None
     reduction: Reduction | None
+    scan: Reduction | None
     lower: Lowering | None
     expand: Callable[..., Any] | None
     domain: Any
@@ -366,10 +369,15 @@ class Op:
 
     @property
     def kind(self) -> str:
-        for kind in ("index", "reduction", "lower", "expand"):
-            if getattr(self, kind) is not None:
-                return {"index": "view", "reduction": "reduce", "lower": "indexed", "expand": "composition"}[kind]
+        for form, kind in _KINDS.items():
+            if getattr(self, form) is not None:
+                return kind
         return "elementwise"
+
+    @property
+    def combination(self) -> Reduction | None:
+        """What a reduction or a scan combines with."""
+        return self.reduction or self.scan
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         values = [*args, *kwargs.values()]
@@ -389,6 +397,8 @@ class Op:
         return (_op_named, (self.name,))
 
 
+_KINDS = {"index": "view", "reduction": "reduce", "scan": "scan", "lower": "indexed", "expand": "composition"}
+
 # What calling an op on values that are no nodes does; set while a function is traced.
 applying: contextvars.ContextVar[Callable[..., Any] | None] = contextvars.ContextVar("applying", default=None)
 
@@ -406,6 +416,7 @@ def declare(
     triton: str | Callable[..., str] | None = None,
     index: Callable[..., Sequence[Index]] | None = None,
     reduction: Reduction | None = None,
+    scan: Reduction | None = None,
     lower: Lowering | None = None,
     expand: Callable[..., Any] | None = None,
     domain: Any = (-4.0, 4.0),
@@ -421,6 +432,7 @@ def declare(
                may ask expr.dtype, expr.args[0].dtype and expr.attrs (a dict)
     index      view: (node, indices of the result) -> indices of the operand
     reduction  reduce: along the attribute `dim`, a tuple
+    scan       every element combined with those before it along the one dimension in the attribute `dim`, a tuple
     lower      anything else: (context, node, indices) -> scalar expression (see fusedsl/lower.py)
     expand     composition: the same function in terms of other ops, on nodes
     domain     where test inputs come from: (low, high) for all operands, or one pair each
@@ -435,11 +447,11 @@ def declare(
 
     def register(function: Callable[..., Any]) -> Op:
         name = function.__name__.rstrip("_")
-        forms = [f for f in (triton, index, reduction, lower, expand) if f is not None]
+        forms = [f for f in (triton, index, reduction, scan, lower, expand) if f is not None]
         if name in OPS:
             raise TypeError(f"op {name} is declared twice")
         if len(forms) != 1:
-            raise TypeError(f"op {name}: give one of triton, index, reduction, lower, expand")
+            raise TypeError(f"op {name}: give one of triton, index, reduction, scan, lower, expand")
         if type is None and expand is None and not source:
             raise TypeError(f"op {name}: give a type rule")
         if not function.__doc__:
@@ -451,7 +463,7 @@ def declare(
         signature = signature.replace(parameters=[p.replace(annotation=p.empty) for p in signature.parameters.values()])
         op = Op(
             name, function, inspect.cleandoc(function.__doc__), signature, operands, variadic, rules, type, triton,
-            index, reduction, lower, expand, domain, tuple(torch), cheap,
+            index, reduction, scan, lower, expand, domain, tuple(torch), cheap,
         )  # fmt: skip
         OPS[name] = op
         if operator:

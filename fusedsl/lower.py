@@ -15,10 +15,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .index import Atom, Index, Variable, poly, replace
+from .index import Atom, Index, Variable, poly, replace, sole_atom
 from .ir import Node
 from .scalar import TRUE, Expr, Loaded, both, constant, less, make, select, substitute, variables
 from .types import DType, bool_, i32
+
+
+class Refusal(Exception):
+    """Why these nodes cannot be one kernel."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Lowering:
             return self.at(source, tuple(op.index(node, index)), when)
         if op.reduction is not None:
             return self._reduce(node, index, when)
+        if op.scan is not None:
+            return self._scan(node, index, when)
         if op.lower is not None:
             return op.lower(Context(self, when), node, index)
         assert op.triton is not None, f"a composition reached the lowering: {node}"
@@ -149,6 +155,17 @@ class Lowering:
             number = select(body, constant(1, i32), constant(0, i32))
             return make("nonzero", bool_, (make("reduce", i32, (number,), node.op, axes=bound),))
         return make("reduce", node.dtype.computed, (body,), node.op, axes=bound)
+
+    def _scan(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
+        """Read along an axis of its own. Read otherwise (a part of it, backwards), it has to be in memory."""
+        (source,), (dim,) = node.inputs, node["dim"]
+        if source.shape[dim] == 1:
+            return self.at(source, index, when)
+        axis = sole_atom(index[dim])
+        used = [v for d, i in enumerate(index) if d != dim for v in variables(i)]
+        if not isinstance(axis, Variable) or axis.extent != source.shape[dim] or axis in (*used, *when.free):
+            raise Refusal(f"{node.op.name} is read along another index than its own")
+        return make("scan", node.dtype.computed, (self.at(source, index, when),), node.op, axes=(axis,))
 
 
 def _settled(value: Expr, dtype: DType) -> Expr:

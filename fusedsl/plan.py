@@ -524,7 +524,7 @@ def _is_computed(node: Node) -> bool:
     """Is the node's value new memory, rather than a view of other?"""
     while node.op.expand is not None:
         node = node.expansion
-    return node.op.kind in ("elementwise", "reduce")
+    return node.op.kind in ("elementwise", "reduce", "scan")
 
 
 def _held_once(graph: Graph, still: Sequence[Sequence[int]]) -> Graph:

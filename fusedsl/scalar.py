@@ -33,6 +33,7 @@ class Expr:
     both      args[0] and args[1]
     nonzero   args[0] != 0
     reduce    args[0] combined over axes                               axes: tuple[Variable]
+    scan      args[0] combined along an axis, up to its index          axes: (Variable,)
     ref       a value that a statement of the kernel has named         name, axes
     inside    whether a tile's index lies within its axis              axis
     spread    args[0] repeated along axes that it does not vary along  axes
@@ -89,9 +90,7 @@ def _free(e: Expr) -> Free:
         axes |= variables(index)
     if e.kind == "reduce":
         axes -= frozenset(e["axes"])
-    if e.kind == "ref":
-        axes |= frozenset(e["axes"])
-    if e.kind == "spread":
+    if e.kind in ("ref", "spread", "scan"):
         axes |= frozenset(e["axes"])
     if e.kind == "inside":
         axes |= {e["axis"]}
@@ -197,9 +196,10 @@ def _substituted(e: Expr, mapping: Mapping[Atom, Index], memo: Mapping[Expr, Exp
         return both(*args)
     if e.kind == "select":
         return select(*args)
-    if e.kind == "reduce":
+    if e.kind in ("reduce", "scan"):
         axes = tuple(dict.fromkeys(v for a in e["axes"] for v in _renamed(a, mapping)))
-        return make("reduce", e.dtype, args, e.op, axes=axes)
+        assert e.kind == "reduce" or len(axes) == 1, f"the axis of a scan became {axes}"
+        return make(e.kind, e.dtype, args, e.op, axes=axes)
     return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
 
 
@@ -267,7 +267,7 @@ def show(e: Expr) -> str:
         return f"({e['index']})"
     if e.kind == "less":
         return f"({e['a']} < {e['b']})"
-    if e.kind == "reduce":
+    if e.kind in ("reduce", "scan"):
         assert e.op is not None
         return f"{e.op.name}_{','.join(map(repr, e['axes']))}({args[0]})"
     if e.kind == "ref":

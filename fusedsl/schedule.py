@@ -19,15 +19,11 @@ from .errors import Line
 from .index import Index, Symbol, Variable, atoms, free, poly, replace
 from .ir import Node
 from .kernel import Assign, Axis, Buffer, Check, Kernel, Loop, Role, State, Statement, Store, Update, verify
-from .lower import Write
+from .lower import Refusal, Write
 from .scalar import Expr, Loaded, children, constant, indices, loaded_in, make, rebuild, variables, walk
 from .types import bool_
 
 RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
-
-
-class Refusal(Exception):
-    """Why these writes cannot be one kernel."""
 
 
 @dataclass
@@ -50,10 +46,10 @@ class Nest:
 
 
 def nests_of(writes: Sequence[Write]) -> list[tuple[Variable, ...]]:
-    """The groups of axes that some reduction binds together, in order of appearance."""
+    """The groups of axes that some reduction binds together, or a scan runs along, in order of appearance."""
     groups: list[list[Variable]] = []
     for e in walk([w.value for w in writes]):
-        if e.kind != "reduce":
+        if e.kind not in ("reduce", "scan"):
             continue
         touching = [g for g in groups if any(a in g for a in e["axes"])]
         merged = list(dict.fromkeys([a for g in touching for a in g] + list(e["axes"])))
@@ -150,7 +146,8 @@ def check(writes: Sequence[Write]) -> None:
     nests = nests_of(writes)
     for nest in nests:
         for e in walk([w.value for w in writes]):
-            if e.kind == "reduce" and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
+            folds = e.kind in ("reduce", "scan")
+            if folds and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
                 raise Refusal("reductions over some and over all of the same axes")
 
 
@@ -214,15 +211,16 @@ def refuse_large_tiles(writes: Sequence[Write]) -> None:
 
 
 def refuse_loops_inside(writes: Sequence[Write]) -> None:
-    """A reduction inside the body of another, with the other's axes free in it, has to be resident."""
+    """A reduction inside the body of another, with the other's axes free in it, has to be resident; so has a scan, but
+    for one along the very axis of the loop."""
     resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
     for e in walk([w.value for w in writes]):
-        if e.kind != "reduce":
+        if e.kind not in ("reduce", "scan"):
             continue
         for inner in walk([e.args[0]]):
-            if inner.kind != "reduce" or not (inner.free & set(e["axes"])):
+            if inner.kind not in ("reduce", "scan") or not (inner.free & set(e["axes"])):
                 continue
-            if inner["axes"][0] not in resident:
+            if inner["axes"][0] not in resident and not (inner.kind == "scan" and inner["axes"] == e["axes"]):
                 raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {list(e['axes'])}")
 
 
@@ -320,7 +318,7 @@ class Builder:
         self.taken = set(RESERVED) | _parameter_names(axes, buffers)
         self.passes: list[Pass] = []
         self.after: list[Scope] = [Scope()]  # after[n]: after pass n
-        self.states: list[list[State]] = []
+        self.states: list[State] = []  # of the pass being built
         self.current: dict[Variable, Scope] = {}  # of the pass being built: the scope inside each of its axes
         self.needs: dict[Expr, int] = {}
         self.checked: set[tuple[Expr, Index]] = set()
@@ -362,11 +360,11 @@ class Builder:
         scopes = [Scope() for _ in axes]
         self.current = dict(zip(axes, scopes, strict=True))
         self.needs = {}
-        states: list[State] = []
+        self.states = []
         finals: list[tuple[Expr, State]] = []
         for r in one.reductions:
             state = self._accumulate(r, scopes[-1])
-            states.append(state)
+            self.states.append(state)
             finals.append((r, state))
         for w in one.writes:
             self._store(w, scopes[-1])
@@ -374,7 +372,8 @@ class Builder:
         for axis, scope in reversed(list(zip(axes, scopes, strict=True))):
             body = scope.statements + ([loop] if loop is not None else [])
             inner = self.axes[axis]
-            loop = Loop(inner, tuple(states) if axis is axes[0] else (), tuple(body), self._splits(inner), one.number)
+            states = tuple(self.states) if axis is axes[0] else ()
+            loop = Loop(inner, states, tuple(body), self._splits(inner), one.number)
         assert loop is not None
         before, after = self.after[number - 1], self.after[number]
         before.statements.append(loop)
@@ -387,8 +386,7 @@ class Builder:
 
     def _accumulate(self, r: Expr, scope: Scope) -> State:
         """acc = acc combined with the body, lane by lane; the lanes are combined once, after the loop."""
-        assert r.op is not None and r.op.reduction is not None
-        identity = constant(r.op.reduction.identity(r.dtype), r.dtype)
+        identity = _identity(r)
         body = self._masked(r, self.emit(r.args[0], scope), identity)
         free = (r.args[0].free | set(r["axes"])) - {a for a in r["axes"] if self.axes[a].role == "step"}
         axes = self._ordered(free)
@@ -422,6 +420,8 @@ class Builder:
         if e not in scope.memo:
             if e.kind == "reduce":
                 self._resident_reduction(e, scope)
+            elif e.kind == "scan":
+                self._scan(e, scope)
             else:
                 self._emit_parts(e, scope)
         return scope.memo[e]
@@ -447,15 +447,31 @@ class Builder:
             self._place(loaded.expr).statements.append(Check(ref, loaded.below, ref["axes"], line))
 
     def _resident_reduction(self, r: Expr, scope: Scope) -> None:
-        assert r.op is not None and r.op.reduction is not None
-        body = self.emit(r.args[0], scope)
-        identity = constant(r.op.reduction.identity(r.dtype), r.dtype)
-        masked = self._masked(r, body, identity)
-        missing = [a for a in r["axes"] if a not in masked.free]
-        if missing:  # a body that does not vary along its axis still counts once for each index
-            masked = make("spread", r.dtype, (masked,), axes=tuple(missing))
-        ref = self.emit_named(masked, scope)
+        ref = self._spread(r, self._masked(r, self.emit(r.args[0], scope), _identity(r)), scope)
         self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=r["axes"]), scope)
+
+    def _spread(self, e: Expr, body: Expr, scope: Scope) -> Expr:
+        """A body that does not vary along the axes of its reduction still counts once for each index."""
+        missing = [a for a in e["axes"] if a not in body.free]
+        if missing:
+            body = make("spread", e.dtype, (body,), axes=tuple(missing))
+        return self.emit_named(body, scope)
+
+    def _scan(self, e: Expr, scope: Scope) -> None:
+        """Within a tile; in a loop combined with what came before the tile, which is carried. What stands beyond the
+        end of the axis comes after all that counts."""
+        (axis,) = e["axes"]
+        body = self._spread(e, self.emit(e.args[0], scope), scope)
+        inside = make("scan", e.dtype, (body,), e.op, axes=(axis,))
+        if self.axes[axis].role == "block":
+            self._assign(e, inside, scope)
+            return
+        name, rest = self._name(e, suffix="_before"), self._ordered(body.free - {axis})
+        before = make("ref", e.dtype, name=name, axes=rest)
+        self.states.append(State(name, e.dtype, _identity(e), rest))
+        self._assign(e, make("combine", e.dtype, (before, self.emit_named(inside, scope)), e.op), scope)
+        total = self.emit_named(make("reduce", e.dtype, (body,), e.op, axes=(axis,)), scope)
+        scope.statements.append(Update(name, make("combine", e.dtype, (before, total), e.op), self._line(e)))
 
     def emit_named(self, e: Expr, scope: Scope) -> Expr:
         """A name for an expression over names."""
@@ -521,9 +537,14 @@ class Builder:
         return f"{buffer.name}_value" if buffer.number else buffer.name
 
 
+def _identity(e: Expr) -> Expr:
+    assert e.op is not None and e.op.combination is not None
+    return constant(e.op.combination.identity(e.dtype), e.dtype)
+
+
 def _short(e: Expr) -> str:
     name = e.op.name if e.op is not None else e.kind
-    return name.removeprefix("reduce_") if e.kind == "reduce" else name
+    return name.removeprefix("reduce_").removeprefix("scan_")
 
 
 def _replaced(value: object, mapping: Mapping) -> object:

@@ -50,16 +50,17 @@ def _indented(text: str) -> str:
 def _lowering(op: Op) -> Iterator[str]:
     if spelled := [name for name in (*op.torch, *SPELLINGS) if name.rpartition(".")[2] == op.name or name in op.torch]:
         yield f"torch: {', '.join(dict.fromkeys(spelled))}"
-    if op.kind in ("elementwise", "reduce"):
+    if op.kind in ("elementwise", "reduce", "scan"):
         yield f"test inputs: from {op.domain}"
     if isinstance(op.triton, str):
         yield f"Triton: {op.triton.format(*op.operands)}"
     elif op.triton is not None:
         yield f"Triton: made by\n\n{_indented(_code(op.triton))}"
-    if op.reduction is not None:
-        combined = op.reduction.combine.format("a", "b")
-        yield f"Triton: {combined}; of a tile {op.reduction.tile.format(op.operands[0], axis='axis')}"
-        yield f"identity: {op.reduction.identity(f32)} in f32"
+    if op.combination is not None:
+        combined = op.combination.combine.format("a", "b")
+        tile = op.combination.prefix if op.scan is not None else op.combination.tile
+        yield f"Triton: {combined}; of a tile {tile.format(op.operands[0], axis='axis')}"
+        yield f"identity: {op.combination.identity(f32)} in f32"
     if op.expand is not None:
         example = expansion(op)
         yield f"stands for:\n\n{_indented(show(example))}" if example else "stands for what its arguments say"

@@ -52,10 +52,23 @@ def _minimum(a, b):
     """The smaller, NaN if either is."""
     return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 ''',
+    "_sum": '''
+@triton.jit
+def _sum(a, b):
+    return a + b
+''',
     "_product": '''
 @triton.jit
 def _product(a, b):
     return a * b
+''',
+    "_log_sum": '''
+@triton.jit
+def _log_sum(a, b):
+    """ln(e^a + e^b), without overflow."""
+    top = _maximum(a, b)
+    gap = tl.where(a == b, 0.0, tl.abs(a - b))  # inf - inf
+    return top + libdevice.log1p(tl.exp(-gap))
 ''',
     # Integer division by zero may trap, and lanes beyond a tail hold zeros: there, divide by 1. A sum with a ^ a, which
     # is 0, makes a tensor of a literal here and below.

@@ -24,11 +24,13 @@ from .rules import reducing
 # ---- the primitives: they reduce the dims of `dim` away, in the operand's dtype --------------------------------------
 
 
-def _least(dt: DType) -> Any:
+def least(dt: DType) -> Any:
+    """The identity of a maximum."""
     return -math.inf if dt.is_float else bool(0) if dt.is_bool else limits(dt)[0]
 
 
-def _most(dt: DType) -> Any:
+def most(dt: DType) -> Any:
+    """The identity of a minimum."""
     return math.inf if dt.is_float else bool(1) if dt.is_bool else limits(dt)[1]
 
 
@@ -52,18 +54,18 @@ def reduce_prod(x: torch.Tensor, dim: Dims):
     return x
 
 
-@declare(type=reducing, reduction=Reduction(_least, "_maximum({0}, {1})", "tl.reduce({0}, {axis}, _maximum)"))
+@declare(type=reducing, reduction=Reduction(least, "_maximum({0}, {1})", "tl.reduce({0}, {axis}, _maximum)"))
 def reduce_max(x: torch.Tensor, dim: Dims):
     """The greatest value over dims; NaN if there is one."""
     dims = dims_in(dim, x.ndim, "reduce_max")
-    return torch.amax(x, dim) if 0 not in [x.shape[d] for d in dims] else _of_none(x, dims, _least(dtype_of(x.dtype)))
+    return torch.amax(x, dim) if 0 not in [x.shape[d] for d in dims] else _of_none(x, dims, least(dtype_of(x.dtype)))
 
 
-@declare(type=reducing, reduction=Reduction(_most, "_minimum({0}, {1})", "tl.reduce({0}, {axis}, _minimum)"))
+@declare(type=reducing, reduction=Reduction(most, "_minimum({0}, {1})", "tl.reduce({0}, {axis}, _minimum)"))
 def reduce_min(x: torch.Tensor, dim: Dims):
     """The least value over dims; NaN if there is one."""
     dims = dims_in(dim, x.ndim, "reduce_min")
-    return torch.amin(x, dim) if 0 not in [x.shape[d] for d in dims] else _of_none(x, dims, _most(dtype_of(x.dtype)))
+    return torch.amin(x, dim) if 0 not in [x.shape[d] for d in dims] else _of_none(x, dims, most(dtype_of(x.dtype)))
 
 
 # ---- compositions ----------------------------------------------------------------------------------------------------

@@ -196,6 +196,16 @@ _extreme("max", "maximum", "amax", "argmax")
 _extreme("min", "minimum", "amin", "argmin")
 
 
+def _running(name: str) -> None:
+    @spells(f"torch.{name}", f"Tensor.{name}")
+    def running(input, dim):
+        return getattr(torch.return_types, name)(OPS[name](input, dim))
+
+
+_running("cummax")
+_running("cummin")
+
+
 @spells("torch.aminmax", "Tensor.aminmax")
 def aminmax(input, *, dim=None, keepdim=False):
     return torch.return_types.aminmax(ops.aminmax(input, dim, keepdim))

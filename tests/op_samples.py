@@ -90,7 +90,8 @@ def outcome(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
         except UnknownFunction as error:
             return "unknown", error.message
         except FuseError as error:
-            return ("agrees" if isinstance(wanted, Exception) else "refused"), f"{type(error).__name__}: {error.message}"
+            said = f"{type(error).__name__}: {error.message}"
+            return ("agrees" if isinstance(wanted, Exception) else "refused"), said
         except Exception as error:
             return ("agrees" if isinstance(wanted, Exception) else "wrong"), f"{type(error).__name__}: {error}"
     if isinstance(wanted, Exception):

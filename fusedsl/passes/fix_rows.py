@@ -19,7 +19,7 @@ def fix_rows(graph: Graph, sizes: Mapping[str, int]) -> tuple[Graph, dict[str, i
     fixed: dict[str, int] = {}
     alive = {s for o in graph.outputs for n in o.shape for s in free(n)}
     for node in graph.nodes:
-        if node.op.reduction is not None and _is_resident(node, sizes, alive):
+        if node.op.combination is not None and _is_resident(node, sizes, alive):
             for d in node["dim"]:
                 for symbol in free(node.args[0].shape[d]):  # type: ignore[union-attr]
                     if isinstance(symbol, Symbol):

@@ -64,7 +64,7 @@ class _Fuser:
         self.graph, self.sizes, self.machine = graph, sizes, machine
         outputs = [o for o in dict.fromkeys(graph.outputs) if o not in graph.inputs and 0 not in o.shape]
         self.order = {node: i for i, node in enumerate(topological(outputs))}
-        self.stored = [n for n in self.order if (n.op.reduction is not None and _is_work(n)) or n in outputs]
+        self.stored = [n for n in self.order if (n.op.combination is not None and _is_work(n)) or n in outputs]
         self.outputs = set(outputs)
         self.inputs = set(graph.inputs)
         self.needs = {n: self._direct(n) for n in self.stored}
@@ -239,6 +239,7 @@ def _moves_last(w: Write, reduced: set) -> bool:
 
 
 def _is_work(node: Node) -> bool:
-    """A reduction of something over something: over dimensions of size 1 it is a view, over none it is a constant."""
+    """A reduction or a scan of something over something: over dimensions of size 1 it is a view, over none it is a
+    constant."""
     (source,) = node.inputs
     return 0 not in source.shape and any(source.shape[d] != 1 for d in node["dim"])

@@ -28,6 +28,8 @@ def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
     """k, if some reduction uses the axis, and only as axis // k."""
     found: set[Index] = set()
     for r in walk([w.value for w in writes]):
+        if r.kind == "scan" and axis in r["axes"]:
+            return None
         if r.kind != "reduce" or axis not in r.free:
             continue
         used = set(_uses(r, axis))

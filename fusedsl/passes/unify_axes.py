@@ -1,7 +1,7 @@
 """Which axes are one: the rule that lets several outputs and reductions share a loop.
 
-A binder is a reduction or a write. The scope of an axis is every axis free in the bodies of its binders. Two axes
-become one if and only if
+A binder is a reduction, a scan or a write. The scope of an axis is every axis free in the bodies of its binders. Two
+axes become one if and only if
 
 1. extent: their extents are equal;
 2. evidence: two loads of one tensor become the same load under the substitution, all its pairs at once;
@@ -54,7 +54,7 @@ def _scopes(writes: list[Write]) -> dict[Variable, set[Variable]]:
         for axis in w.axes:
             scopes.setdefault(axis, set()).update(w.value.free, w.axes)
     for e in walk([w.value for w in writes]):
-        if e.kind == "reduce":
+        if e.kind in ("reduce", "scan"):
             for axis in e["axes"]:
                 scopes.setdefault(axis, set()).update(e.args[0].free, e["axes"])
     return scopes
@@ -94,7 +94,7 @@ def match_loads(a: Expr, b: Expr) -> Pairs | None:
 def _match(a: Expr, b: Expr, pairs: Pairs) -> bool:
     if a is b:
         return True
-    if (a.kind, a.op, a.dtype, len(a.args)) != (b.kind, b.op, b.dtype, len(b.args)) or a.kind == "reduce":
+    if (a.kind, a.op, a.dtype, len(a.args)) != (b.kind, b.op, b.dtype, len(b.args)) or a.kind in ("reduce", "scan"):
         return False
     mine, theirs = indices(a), indices(b)
     if len(mine) != len(theirs):
