@@ -256,6 +256,12 @@ def _given_dims(value: Any, rank: int, op: str) -> tuple[int, ...]:
     return () if isinstance(value, (tuple, list)) and not value else dims_in(value, rank, op)
 
 
+def _one_dim(value: Any, rank: int, op: str) -> tuple[int, ...]:
+    if isinstance(value, tuple) and len(value) <= 1:
+        value = value[0] if value else 0
+    return (dim_in(value, rank, op),) if rank else ()
+
+
 def _dim_order(value: Any, rank: int, op: str) -> tuple[int, ...]:
     return tuple(_once([dim_in(d, rank, op) for d in (value if isinstance(value, (tuple, list, range)) else
     (value,))], op))
@@ -305,6 +311,7 @@ Dim = Annotated[int, Rule(dim_in)]  # a dimension
 NewDim = Annotated[int, Rule(lambda v, rank, op: dim_in(v, rank + 1, op))]  # a place among rank + 1
 Dims = Annotated[typing.Any, Rule(dims_in)]  # one, several, or None for all
 GivenDims = Annotated[typing.Any, Rule(_given_dims)]  # the same, but no dim is none
+OneDim = Annotated[typing.Any, Rule(_one_dim)]  # one, as a tuple of it; of a scalar none
 DimOrder = Annotated[typing.Any, Rule(_dim_order)]  # several, in the order given
 Sizes = Annotated[typing.Any, Rule(_sizes)]  # a list of sizes
 Size = Annotated[typing.Any, Rule(_int)]  # one size or index

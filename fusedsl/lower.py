@@ -158,9 +158,10 @@ class Lowering:
 
     def _scan(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
         """Read along an axis of its own. Read otherwise (a part of it, backwards), it has to be in memory."""
-        (source,), (dim,) = node.inputs, node["dim"]
-        if source.shape[dim] == 1:
+        (source,), dims = node.inputs, node["dim"]
+        if all(source.shape[d] == 1 for d in dims):
             return self.at(source, index, when)
+        (dim,) = dims
         axis = sole_atom(index[dim])
         used = [v for d, i in enumerate(index) if d != dim for v in variables(i)]
         if not isinstance(axis, Variable) or axis.extent != source.shape[dim] or axis in (*used, *when.free):

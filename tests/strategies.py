@@ -395,6 +395,7 @@ DRAWERS: dict[Any, Callable[[Builder, int], Any]] = {
     _rule(ir.Dim): Builder.dim,
     _rule(ir.NewDim): lambda b, rank: b.source.integer(-rank - 1, rank),
     _rule(ir.Dims): lambda b, rank: b.source.pick([None, b.dim(rank), b.some_dims(rank)]),
+    _rule(ir.OneDim): lambda b, rank: b.dim(rank),
     _rule(ir.GivenDims): lambda b, rank: b.source.pick([None, b.dim(rank), b.some_dims(rank)]),
     _rule(ir.DimOrder): Builder.order,
     _rule(ir.MaybeDim): lambda b, rank: b.source.pick([None, b.dim(rank)]),
@@ -639,7 +640,7 @@ def drawable(names: Collection[str] | None = None) -> list[list[str]]:
     """The ops to draw from, in groups that are equally likely: many rules are about the few ops of the first ones."""
     names = [n for n in (OPS if names is None else names) if n not in NOT_DRAWN]
     common = [n for n in ("add", "mul", "sub", "neg", "where", "maximum", "lt", "cast") if n in names]
-    kinds = ("elementwise", "view", "reduce", "composition", "indexed")
+    kinds = ("elementwise", "view", "reduce", "scan", "composition", "indexed")
     groups = [common, *([n for n in names if OPS[n].kind == kind] for kind in kinds)]
     return [group for group in groups if group]
 
