@@ -4,6 +4,7 @@ import difflib
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 
 import hypothesis
@@ -49,10 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)  # as many workers as cores
         return
-    # A kernel cached by an earlier state of the compiler would hide a change.
+    # What an earlier state of the compiler cached would hide a change.
     caches = tempfile.TemporaryDirectory(prefix="fusedsl-tests-")
     config.add_cleanup(caches.cleanup)
     os.environ["FUSEDSL_CACHE_DIR"] = os.path.join(caches.name, "fusedsl")
+    keep_machine_code(config, Path(os.environ["FUSEDSL_CACHE_DIR"], "cpu"))
     os.environ["TRITON_CACHE_DIR"] = os.path.join(caches.name, "triton")
     os.environ.setdefault("FUSEDSL_CPU_FORK", "1")  # a crash of the compiler is a test that fails
     if config.getoption("--hypothesis-profile") == "sweep":
@@ -60,6 +62,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = seed
     else:
         os.environ["FUSEDSL_SEED"] = "0"
+
+
+def keep_machine_code(config: pytest.Config, folder: Path) -> None:
+    """Kernels compiled for the CPU are named by all that decides their code, the compiler's own text among it. So they
+    may stay from one run to the next, which takes half the time then. What no run of a week has used goes."""
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        kept = config.rootpath / config.getini("cache_dir") / "kernels"
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir()
+        folder.symlink_to(kept, target_is_directory=True)
+        for file in kept.iterdir():
+            if time.time() - file.stat().st_atime > 7 * 86400:
+                file.unlink(missing_ok=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
