@@ -206,7 +206,8 @@ class Printer:
         want = self.kernel.tiled(e.free)
         mask = self._mask(want, e.args)
         address = self._address(buffer, e["index"], want)
-        if mask and not set(want) <= set(self.kernel.tiled(v for i in e["index"] for v in variables(i))):
+        moving = self.kernel.tiled(v for place, _ in buffer.steps(e["index"]) for v in variables(place))
+        if mask and not set(want) <= set(moving):
             address = f"{address} + tl.zeros({self.text.shape(want)}, tl.int32)"  # one element under a mask of many
         text = f"tl.load({address}{mask}{', other=0' if mask else ''})"
         if buffer.dtype.name in CARRIED:

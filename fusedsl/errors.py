@@ -174,5 +174,13 @@ class Mismatch(FuseError, AssertionError):
     """{name}: {what} must {rule}, got {got}. {hint}"""
 
 
+class Counterexample(FuseError, AssertionError):
+    """{what} This script repeats it:{script}"""
+
+
+class MissingPackage(FuseError, ImportError):
+    """{what} needs the package {name}. Install it, or {hint}."""
+
+
 class UnsupportedDevice(FuseError, RuntimeError):
     """{op}: {rule}, got {got}. {hint}"""
