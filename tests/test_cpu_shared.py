@@ -34,7 +34,8 @@ REFUSED = {
     "test_device_print": "tt.print",
     "test_libdevice_that_is_missing_says_so": "tt.extern_elementwise: libdevice's __nv_jnf",
 }
-FEW = settings(max_examples=3, phases=[Phase.explicit, Phase.generate])  # each has cases of its own in test_cpu.py or test_cpu_elem.py
+# The time goes into compiling, once for each kernel; cases at length are in test_cpu.py and test_cpu_elem.py.
+FEW = settings(max_examples=3, phases=[Phase.explicit, Phase.generate])
 
 for name, test in vars(shared).items():
     if name.startswith("test_") and name not in OTHERWISE:
@@ -47,6 +48,7 @@ def compiled(request, monkeypatch):
         launch(kernel, grid, arguments, signature=signature)
 
     monkeypatch.setattr(shared, "launch", native)
+    monkeypatch.setenv("FUSEDSL_CPU_FORK", "0")  # a third of the time
     if lacking := REFUSED.get(request.node.name):
         why = rf"test_interpreter\.py:\d+: {re.escape(lacking)}"
         request.applymarker(pytest.mark.xfail(raises=pytest.RaisesExc(CannotCompile, match=why), strict=True))

@@ -79,7 +79,8 @@ def erfcx(b: Builder, x: Value) -> Value:
     square = b.mulf(x, x)
     rest = b.intrinsic("fma", x, x, b.negf(square))  # what rounding the square took off
     product = b.mulf(n.exp(square), libm(b, "erfc", x))
-    product = b.select(b.cmpf("oeq", square, n.const(math.inf)), product, b.addf(product, b.mulf(product, rest)))
+    whole = b.cmpf("oeq", product, n.const(math.inf))
+    product = b.select(whole, product, b.addf(product, b.mulf(product, rest)))
     terms = [(-0.5) ** k * math.prod(range(1, 2 * k, 2)) for k in range(12)]
     inverse = b.divf(n.const(1.0), x)
     far = n.times(b.mulf(inverse, n.polynomial(b.mulf(inverse, inverse), terms[::-1])), 1 / _ROOT_PI)
@@ -101,6 +102,7 @@ def bessel_i(order: int) -> Callable[[Builder, Value], Value]:
         large = b.mulf(root, n.polynomial(b.divf(n.const(1.0), size), far[::-1]))
         large = b.mulf(b.divf(large, b.intrinsic("sqrt", n.times(size, 2 * math.pi))), root)
         value = b.select(b.cmpf("olt", size, n.const(30.0)), small, large)
+        value = b.select(b.cmpf("oeq", size, n.const(math.inf)), size, value)
         return b.intrinsic("copysign", value, x) if order else value
 
     return apply
