@@ -470,6 +470,41 @@ def clipped(x, low):
 
 
 @triton.jit
+def steps_and_root(n, x, m):
+    steps = 0
+    if n < 1:  # for which the loop would not end
+        return steps, x
+    while n != 1:
+        if n % 2 == 0:
+            n = n // 2
+        else:
+            n = 3 * n + 1
+        steps += 1
+    for i in range(1, m, 2):
+        for j in range(i):
+            x = x * 0.5 + j
+        if x > 10:
+            x = x - 7
+    return steps, x
+
+
+@triton.jit
+def loops_kernel(n, x, m, steps, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    count, root = tl.map_elementwise(steps_and_root, tl.load(n + i), tl.load(x + i), tl.load(m + i))
+    tl.store(steps + i, count)
+    tl.store(out + i, root)
+
+
+@pytest.mark.parametrize("block", [1, 16, 64])
+@given(seed=seeds)
+@few
+def test_functions_of_every_element_that_loop(block, seed):
+    n, m = torch.randint(-9, 99, (block,), dtype=torch.int32), torch.randint(-2, 9, (block,), dtype=torch.int32)
+    run(loops_kernel, n, torch.randn(block), m, torch.zeros_like(n), torch.zeros(block), BLOCK=block)
+
+
+@triton.jit
 def map_kernel(x, out, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     a = tl.load(x + i)
