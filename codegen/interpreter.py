@@ -114,8 +114,8 @@ def _argument(value: Any, kind: str) -> Any:
     """The value a translated program receives for an argument of Triton type `kind`."""
     if kind.startswith("*"):
         return np.int64(value.data_ptr() if isinstance(value, torch.Tensor) else value)
-    if kind == "bf16":
-        return round_bf16(np.float32(value))
+    if kind == "bf16":  # the upper half of an f32, not rounded: what Triton's own launchers pass
+        return (np.float32(value).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     scalar = np.array(value).astype(_SCALARS[kind])[()]
     return scalar.view(f"i{scalar.itemsize}") if scalar.dtype.kind == "u" else scalar
 

@@ -455,7 +455,136 @@ def test_cat_holds_every_element():
     assert torch.equal(out.sort().values, x.sort().values)
 
 
+# Functions: of scalars, for every element
+
+
+@triton.jit
+def clipped(x, low):
+    if x < low:
+        return low
+    if x > 3:
+        x = x - 1
+        if x < 2.5:
+            return x * x
+    return x + 1
+
+
+@triton.jit
+def steps_and_root(n, x, m):
+    steps = 0
+    if n < 1:  # for which the loop would not end
+        return steps, x
+    while n != 1:
+        if n % 2 == 0:
+            n = n // 2
+        else:
+            n = 3 * n + 1
+        steps += 1
+    for i in range(1, m, 2):
+        for j in range(i):
+            x = x * 0.5 + j
+        if x > 10:
+            x = x - 7
+    return steps, x
+
+
+@triton.jit
+def loops_kernel(n, x, m, steps, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    count, root = tl.map_elementwise(steps_and_root, tl.load(n + i), tl.load(x + i), tl.load(m + i))
+    tl.store(steps + i, count)
+    tl.store(out + i, root)
+
+
+@pytest.mark.parametrize("block", [1, 16, 64])
+@given(seed=seeds)
+@few
+def test_functions_of_every_element_that_loop(block, seed):
+    n, m = torch.randint(-9, 99, (block,), dtype=torch.int32), torch.randint(-2, 9, (block,), dtype=torch.int32)
+    run(loops_kernel, n, torch.randn(block), m, torch.zeros_like(n), torch.zeros(block), BLOCK=block)
+
+
+@triton.jit
+def map_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + i)
+    tl.store(out + i, tl.map_elementwise(clipped, a, tl.full([BLOCK], -1, x.dtype.element_ty)))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@given(seed=seeds)
+def test_functions_of_every_element(dtype, seed):
+    run(map_kernel, numbers(dtype), numbers(dtype))
+
+
+@triton.jit
+def exchanged(a, b, c, d):
+    """A sorted pair, and which of the other pair goes along with its first."""
+    if a > b:
+        return b, a, d, d
+    return a, b, c, d
+
+
+@triton.jit
+def pairs_kernel(x, y, out, other, A: tl.constexpr, B: tl.constexpr):
+    at = tl.arange(0, A)[:, None] * B + tl.arange(0, B)[None, :]
+    low, also = tl.map_elementwise(exchanged, tl.load(x + at), tl.load(y + at) * 2, pack=2)
+    tl.store(out + at, low)
+    tl.store(other + at, also)
+
+
+@pytest.mark.parametrize("a, b", [(1, 2), (4, 16), (8, 4)])
+@given(seed=seeds)
+@few
+def test_functions_of_neighbours(a, b, seed):
+    x, y = torch.randint(-9, 9, (a, b)), torch.randn(a, b)
+    run(pairs_kernel, x, y, torch.zeros_like(x), torch.zeros(a, b), A=a, B=b)
+
+
 # Reductions and scans
+
+
+@triton.jit
+def nearer(a, i, b, j):
+    """Of two the one nearer to zero; of equals the first; a NaN only if there is nothing else. By branches."""
+    if a != a:
+        return b, j
+    if b != b:
+        return a, i
+    p, q = tl.abs(a), tl.abs(b)
+    if p == q:
+        k = tl.minimum(i, j)
+        if k == i:
+            return a, i
+        else:
+            return b, j
+    if p < q:
+        return a, i
+    return b, j
+
+
+@triton.jit
+def nearer_kernel(x, out, places, AXIS: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+    at = tl.arange(0, A)[:, None] * B + tl.arange(0, B)[None, :]
+    a = tl.load(x + at)
+    K: tl.constexpr = B if AXIS == 0 else A
+    best, where = tl.reduce((a, at), AXIS, nearer)
+    tl.store(out + tl.arange(0, K), best)
+    tl.store(places + tl.arange(0, K), where)
+    best, where = tl.associative_scan((a, at), AXIS, nearer, reverse=AXIS == 1)
+    tl.store(out + K + at, best)
+    tl.store(places + K + at, where)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("a, b", [(1, 1), (2, 64), (16, 4)])
+@pytest.mark.parametrize("axis", [0, 1])
+@given(seed=seeds)
+@few
+def test_combine_functions_that_branch(a, b, axis, dtype, seed):
+    x, k = numbers(dtype, a * b), b if axis == 0 else a
+    x[x == 0] = 1  # which of 0 and -0 is left open nowhere here, but both are as near
+    run(nearer_kernel, x, numbers(dtype, k + a * b), torch.zeros(k + a * b, dtype=torch.int32), AXIS=axis, A=a, B=b)
 
 
 @triton.jit
@@ -597,6 +726,30 @@ def test_dot(dtype, turn, tile, seed, data):
     torch.testing.assert_close(c.double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
 
 
+@triton.jit
+def narrow_dot_kernel(a, b, c, rounds, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    i, j, k = tl.arange(0, M)[:, None], tl.arange(0, N)[None, :], tl.arange(0, K)
+    kind = c.dtype.element_ty
+    total = tl.load(c + i * N + j)
+    y = tl.load(b + k[:, None] * N + j)
+    for n in range(rounds):
+        total = tl.dot(tl.load(a + n * M * K + i * K + k[None, :]), y, total, out_dtype=kind)
+    tl.store(c + i * N + j, total + tl.dot(tl.load(a + i * K + k[None, :]), y, out_dtype=kind))
+
+
+@pytest.mark.parametrize("tile", [(16, 16, 32), (32, 64, 32)], ids=str)
+@pytest.mark.parametrize("dtype, acc", [(torch.float16, torch.float16), (torch.int8, torch.int32)], ids=str)
+@given(seed=seeds, rounds=st.integers(1, 3))
+@settings(max_examples=5)
+def test_dot_of_other_accumulators(dtype, acc, tile, seed, rounds):
+    m, n, k = tile
+    a, b = torch.randint(-9, 9, (rounds, m, k)).to(dtype), torch.randint(-9, 9, (k, n)).to(dtype)
+    if dtype == torch.float16:
+        a, b = a / 4, b / 8  # sums of products are exact in f32, in whatever order, and not in f16
+    c = torch.randint(-9, 9, (m, n)).to(acc)
+    run(narrow_dot_kernel, a, b, c, rounds, M=m, N=n, K=k)
+
+
 # Control flow
 
 
@@ -677,6 +830,54 @@ def leave_kernel(x, out, n, BLOCK: tl.constexpr):
 @given(seed=seeds, n=st.integers(0, 4))
 def test_early_return(seed, n):
     run(leave_kernel, torch.randint(-9, 9, (4 * N,)), torch.zeros(4 * N, dtype=torch.int64), n=n, grid=(4, 1, 1))
+
+
+@triton.jit(noinline=True)
+def apart(x, n, BLOCK: tl.constexpr):
+    """Scalars and tensors in and out, memory, a loop, and calls of others."""
+    i = tl.arange(0, BLOCK)
+    total = tl.load(x + i)
+    for k in range(n):
+        total = early(total, k)
+    tl.store(x + i, total)
+    return total, tl.sum(total) + n, x + n
+
+
+@triton.jit
+def early(a, n):
+    if n > 3:
+        return a
+    b = a * 2
+    if n > 1:
+        if tl.sum(b) > 100:
+            return b - 100
+        b = b + n
+    elif n == 1:
+        b = a - 1
+    return tl.where(b > 5, b - a, b)
+
+
+@triton.jit
+def call_kernel(x, out, n, many, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    first, s, p = apart(x, n, BLOCK)
+    if many:
+        second, t, q = apart(x + BLOCK, n + 1, BLOCK)
+    else:
+        second, t, q = first + 1, s, p
+    early_sum = tl.sum(early(first, n))
+    if early_sum > 50:
+        tl.store(out + 3 * BLOCK, early_sum)
+        return
+    tl.store(out + i, first - second)
+    tl.store(out + BLOCK + i, early(second, 3))
+    tl.store(out + 2 * BLOCK + i, tl.load(p + i) + tl.load(q + i) + s - t)
+
+
+@given(seed=seeds, n=st.integers(0, 6), many=st.booleans())
+def test_calls_and_early_returns(seed, n, many):
+    x = torch.randint(-5, 9, (2 * N + 8,))
+    run(call_kernel, x, torch.zeros(3 * N + 1, dtype=torch.int64), n=n, many=many)
 
 
 @triton.jit

@@ -1278,7 +1278,7 @@ def test_a_signature_chooses_the_types_of_numbers():
     run(scalar_kernel, out, a=0.1, b=0.1, FLAG=False)
     assert out[:2].tolist() == [struct.unpack("f", struct.pack("f", 0.1))[0]] * 2
     launch(scalar_kernel, ONE, {"out": out, "a": 0.1, "b": 0.1, "FLAG": False}, signature={"a": "fp64", "b": "bf16"})
-    assert out[0] == 0.1 and out[1] == torch.tensor(0.1).bfloat16().double()
+    assert out[0] == 0.1 and out[1] == 0.099609375  # 0x3DCC, though 0x3DCD is nearer: Triton's launchers do not round
 
 
 def test_arguments_that_do_not_fit():

@@ -16,7 +16,7 @@ from . import elem
 from .program import Node, Program, Val
 
 VIEWS = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.unsplat")
-_LEAVES = ("tt.make_range", "arith.constant")
+_LEAVES = ("tt.make_range", "arith.constant", "ub.poison")
 DEAR = 8  # instructions from which a value is kept rather than computed again
 WRITES = ("tt.store", "tt.atomic_rmw", "tt.atomic_cas")
 _THROUGH = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.bitcast", "tt.reshape")
@@ -141,10 +141,10 @@ class Analysis:
     def _carried_base(self, loop: Node, number: int) -> int | None:
         """A pointer that a loop carries stays in its argument where each round only adds to it."""
         start = self.base(loop.operands[3 + number])
-        value = loop.regions[0][0].terminator.operands[number]
+        value = loop.regions[0].terminator.operands[number]
         while value.node is not None and (value.node.name == "tt.addptr" or value.node.name in _THROUGH):
             value = value.node.operands[0]
-        carried = loop.regions[0][0].arguments[1 + number]
+        carried = loop.regions[0].arguments[1 + number]
         return start if value is carried else None
 
     def may_alias(self, a: Node, b: Node) -> bool:

@@ -75,7 +75,7 @@ def keep_all(em: Emitter, pairs: Sequence[tuple[Val, Buffer]], carried: Sequence
     em.flush()
     before = carried or [None] * len(pairs)
     left = [Kept(val, buffer, arg) for (val, buffer), arg in zip(pairs, before, strict=True)
-            if em.stored.get(val) is not buffer and val is not arg]  # fmt: skip
+            if em.stored.get(val) is not buffer and val is not arg and not _is_unset(val)]  # fmt: skip
     while left:
         together = next((group for group in _groups(left) if _may_overwrite(em, group, left)), None)
         if together is None:  # each needs what another overwrites
@@ -100,6 +100,10 @@ def _may_overwrite(em: Emitter, group: Sequence[Kept], left: Sequence[Kept]) -> 
             if sources and not (in_place and all(val is entry.arg for val in sources)):
                 return False
     return True
+
+
+def _is_unset(val: Val) -> bool:
+    return val.node is not None and val.node.name == "ub.poison"
 
 
 def _lies_in(em: Emitter, val: Val, buffer: Buffer) -> bool:
@@ -136,7 +140,7 @@ def loop(em: Emitter, node: Node) -> None:
         raise CannotCompile("a loop over unsigned bounds", node.op)
     em.flush()
     prepare(em, node)
-    body = node.regions[0][0]
+    (body,) = node.regions
     index, *inside = body.arguments
     given = body.terminator.operands
     buffers: dict[int, Buffer] = {}
@@ -232,8 +236,7 @@ def branch(em: Emitter, node: Node) -> None:
     buffers = {i: em.allocate(v.shape, v.type) for i, v in enumerate(node.results) if v.is_tensor}
     condition = em.plain(node.operands[0])
 
-    def side(region: Sequence[Body]) -> Callable[[], list[Value]]:
-        (body,) = region
+    def side(body: Body) -> Callable[[], list[Value]]:
         given = body.terminator.operands
 
         def end() -> list[Value]:
@@ -242,7 +245,7 @@ def branch(em: Emitter, node: Node) -> None:
 
         return lambda: em.sequence(body.nodes[:-1], end, lambda: unset(em, node.results))
 
-    sides = [side(region) for region in node.regions]
+    sides = [side(body) for body in node.regions]
     results = iter(em.b.branch(condition, sides[0], sides[1] if len(sides) > 1 else None))
     for i, val in enumerate(node.results):
         if i in buffers:
@@ -256,7 +259,7 @@ def loop_while(em: Emitter, node: Node) -> None:
     """scf.while"""
     em.flush()
     prepare(em, node)
-    (before,), (after,) = node.regions
+    before, after = node.regions
     condition, *passed = before.terminator.operands
     carried = {v: em.allocate(v.shape, v.type) for v in before.arguments if v.is_tensor}
     handed = {v: em.allocate(v.shape, v.type) for v in after.arguments if v.is_tensor}

@@ -9,7 +9,8 @@ rows and NR neighbours of a panel. MR x NR accumulators stay in registers for th
             for k in 0 .. K:  acc[r] += a[r, k] * panel[k]      MR broadcasts, NR / lanes loads, MR * NR / lanes fmas
             c[block, panel] = acc
 
-Half precision operands become f32 when they are laid out so; integers are multiplied as i32.
+Half precision operands become f32 when they are laid out so; integers are multiplied as i32. A `c` of half precision
+becomes f32 as well, and the sums are rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from . import casts
 from .build import Builder, Value
 from .errors import CannotCompile
 from .program import Node, Val
-from .sinks import Save
+from .sinks import Save, Sink
 from .values import Affine, Buffer, Evaluator, Index, rows_of
 
 if TYPE_CHECKING:
@@ -46,17 +47,17 @@ def write(em: Emitter, node: Node) -> None:
     panel = min(columns, em.machine.lanes * (2 if inner != "f64" else 1))
     left = _laid_out(em, a, inner, None)
     right = _laid_out(em, b, inner, panel)
-    if c.element != inner:
-        raise CannotCompile(f"with a {c.element} accumulator; use {inner}", node.op)
-    total = em.overwritable(c, node)
+    result = em.overwritable(c, node) or em.allocate(c.shape, c.type)
+    total = result if kind == inner else em.allocate(c.shape, Type(inner, c.type.shape))
     starts_at_zero = _is_zero(c)
-    if total is None:
-        total = em.allocate(c.shape, c.type)
     if not starts_at_zero and em.stored.get(c) is not total:
-        em.add(Save(em, c, total))
+        em.add(Pack(em, c, total, inner))
     em.flush()
     _Product(em, left, right, total, panel, inner, starts_at_zero).write(a.shape, columns)
-    em.stored[node.result] = total
+    if result is not total:
+        em.add(Round(em, total, result))
+        em.flush()
+    em.stored[node.result] = result
 
 
 def _is_zero(c: Val) -> bool:
@@ -165,6 +166,19 @@ class Pack(Save):
     def step(self, index: Index, carried: Sequence[Value]) -> Sequence[Value]:
         value = self.nest.plain(self.nest.at(self.val, index))
         self.nest.write(self.buffer, index, _number(self.b, value, self.val.element, self.inner))
+        return ()
+
+
+class Round(Sink):
+    """Sums in the type of the result, rounded once."""
+
+    def __init__(self, emitter: Emitter, total: Buffer, result: Buffer) -> None:
+        super().__init__(emitter, total.shape)
+        self.total, self.result = total, result
+
+    def step(self, index: Index, carried: Sequence[Value]) -> Sequence[Value]:
+        value = self.nest.read(self.total, index)
+        self.nest.write(self.result, index, casts.narrow(self.b, value, self.result.element))
         return ()
 
 

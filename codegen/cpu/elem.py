@@ -156,7 +156,10 @@ def _fma(b: Builder, op: Op, sources: Sequence[str], target: str, *operands: Val
 
 
 def _extern(b: Builder, op: Op, sources: Sequence[str], target: str, *operands: Value) -> Value:
-    return libdevice.apply(b, op.attribute("symbol"), target, *operands)
+    try:
+        return libdevice.apply(b, op.attribute("symbol"), target, *operands)
+    except CannotCompile as error:
+        raise CannotCompile(error.why, op) from None
 
 
 _OTHER: dict[str, Rule] = {

@@ -20,8 +20,9 @@ from .analysis import DEAR, WRITES, Analysis, is_trivial_reshape
 from .build import Builder, Scope, Value, bytes_of
 from .errors import CannotCompile
 from .machine import Machine
+from .maps import Map
 from .nest import Nest
-from .program import Body, Node, Program, Val, program_of
+from .program import Node, Program, Val, program_of
 from .scans import Scan
 from .sinks import Check, Load, Reduce, Save, SaveAll, Sink, Store
 from .values import Buffer, Evaluator, Moving, Pointer, rows_of
@@ -90,7 +91,6 @@ class Emitter:
         self.has_dot = any(node.name.startswith("tt.dot") for node in self.facts.nodes)
         self.labels = 0
         self.blocks: list[tuple[str, Scope]] = []  # finished blocks of the function
-        self.at_top = True
 
     # -- the function
 
@@ -129,13 +129,9 @@ class Emitter:
         return max((math.prod(v.shape) for node in self.facts.nodes for v in node.results), default=1)
 
     def body(self) -> str:
-        """The function's blocks. Every block but the first is a scope of its own inside the first."""
+        """The function's blocks: assertions end them. All but the first are scopes of their own inside the first."""
         b, entry = self.b, self.b.scopes[0]
-        for number, block in enumerate(self.program.blocks):
-            if number:
-                self.open_block(self.label(block.label), block)
-            self.sequence(block.nodes)
-            self.flush()
+        self.sequence(self.program.body.nodes)
         self.close_block()
         assert len(b.scopes) == 1, "a region is open"
         lines = [*b.pool, *entry.lines, *self.entry_end]
@@ -143,22 +139,10 @@ class Emitter:
             lines += [label, *scope.lines]
         return "\n".join(lines)
 
-    def label(self, name: str) -> str:
-        return f"^{name[1:]}"
-
-    def open_block(self, label: str, block: Body | None = None) -> None:
+    def open_block(self, label: str) -> None:
         self.close_block()
-        arguments = []
         self.b.scopes.append(Scope())
-        for val in block.arguments if block else ():
-            if val.is_tensor:
-                continue
-            name = self.b.fresh()
-            el = "i64" if val.element == "ptr" else elem.held(val.element)
-            value = Value(name, el, None, self.b.depth)
-            arguments.append(f"{name}: {value.type}")
-            self.scalars[val] = self._unpacked(value, val)
-        self.current_label = label + (f"({', '.join(arguments)}):" if arguments else ":")
+        self.current_label = label + ":"
 
     entry_end: Sequence[str] = ()
     current_label = ""
@@ -259,6 +243,9 @@ class Emitter:
             self.scalars[node.result] = Evaluator(self, None).moved(pointer, offset, node.result.type.pointee)
         elif name == "arith.constant":
             self.scalars[node.result] = elem.constant(b, node.op.text.strip(), node.result.element, None)
+        elif name == "ub.poison":
+            el = "i64" if node.result.element == "ptr" else elem.held(node.result.element)
+            self.scalars[node.result] = self._unpacked(b.const(0, el), node.result)
         elif name == "tt.unsplat":
             self.flush()
             index = (b.const(0, "i32"),) * len(node.operands[0].shape)
@@ -478,26 +465,14 @@ class Emitter:
         self.flush()
         self.jump("llvm.return")
 
-    def go(self, node: Node) -> None:
-        """cf.br, cf.cond_br"""
-        self.flush()
-        targets = []
-        for label, values in node.targets:
-            if any(v.is_tensor for v in values):
-                raise CannotCompile("a tensor that goes from block to block; return at the end of the kernel", node.op)
-            given = control.scalar_results(self, values)
-            types = f"({', '.join(v.name for v in given)} : {', '.join(v.type for v in given)})" if given else ""
-            targets.append(self.label(label) + types)
-        if node.name == "cf.br":
-            self.jump(f"cf.br {targets[0]}")
-        else:
-            self.jump(f"cf.cond_br {self.plain(node.operands[0]).name}, {', '.join(targets)}")
-
     def reduce(self, node: Node) -> None:
         self.add(Reduce(self, node))
 
     def scan(self, node: Node) -> None:
         self.add(Scan(self, node))
+
+    def map(self, node: Node) -> None:
+        self.add(Map(self, node))
 
     def atomic(self, node: Node) -> None:
         self.flush()
@@ -526,11 +501,10 @@ _WRITERS: dict[str, Callable[[Emitter, Node], None]] = {
     "scf.if": control.branch,
     "scf.while": control.loop_while,
     "tt.return": Emitter.finish,
-    "cf.br": Emitter.go,
-    "cf.cond_br": Emitter.go,
     "tt.store": Emitter.store,
     "tt.reduce": Emitter.reduce,
     "tt.scan": Emitter.scan,
+    "tt.map_elementwise": Emitter.map,
     "tt.atomic_rmw": Emitter.atomic,
     "tt.atomic_cas": Emitter.atomic,
     "tt.dot": Emitter.dot,

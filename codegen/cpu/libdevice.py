@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from . import casts, integers, vmath
+from . import casts, integers, special, vmath
 from .build import Builder, Value, bits_of, is_float
 from .errors import CannotCompile
 from .libm import libm
@@ -91,6 +91,18 @@ def _ldexp(b: Builder, x: Value, n: Value) -> Value:
     return b.cast("truncf", b.mulf(b.cast("extf", x, "f64"), b.bitcast(power, "f64")), "f32")
 
 
+def _next_after(b: Builder, x: Value, y: Value) -> Value:
+    """The number next to x on the way to y: floats of one sign are in the order of their bits."""
+    el, lanes = {"f32": "i32", "f64": "i64"}[x.el], x.lanes
+    zero = b.const(0.0, x.el, lanes)
+    back = b.xor(b.cmpf("ogt", y, x), b.cmpf("ogt", x, zero))
+    step = b.select(back, b.const(-1, el, lanes), b.const(1, el, lanes))
+    least = b.intrinsic("copysign", b.bitcast(b.const(1, el, lanes), x.el), y)
+    beside = b.select(b.cmpf("oeq", x, zero), least, b.bitcast(b.add(b.bitcast(x, el), step), x.el))
+    beside = b.select(b.cmpf("oeq", x, y), y, beside)
+    return b.select(b.cmpf("uno", x, y), b.addf(x, y), beside)
+
+
 # One operand, or several of one type, which is the result's.
 _FLOAT: dict[str, Rule] = {
     "fabs": _intrinsic("fabs"), "floor": _intrinsic("floor"), "ceil": _intrinsic("ceil"), "trunc": _intrinsic("trunc"),
@@ -110,7 +122,10 @@ _FLOAT: dict[str, Rule] = {
     "rcbrt": _in_f64(_reciprocal_cbrt), "rhypot": _in_f64(_reciprocal_norm), "normcdf": _in_f64(_normal_distribution),
     "norm3d": _in_f64(_norm), "norm4d": _in_f64(_norm),
     "rnorm3d": _in_f64(_reciprocal_norm), "rnorm4d": _in_f64(_reciprocal_norm),
-    "sinpi": _in_f64(_sin_pi), "cospi": _in_f64(_cos_pi),
+    "sinpi": _in_f64(_sin_pi), "cospi": _in_f64(_cos_pi), "nextafter": _next_after,
+    "erfinv": _in_f64(special.erfinv), "erfcinv": _in_f64(special.erfcinv), "erfcx": _in_f64(special.erfcx),
+    "normcdfinv": _in_f64(special.normcdfinv),
+    "cyl_bessel_i0": _in_f64(special.bessel_i(0)), "cyl_bessel_i1": _in_f64(special.bessel_i(1)),
 }  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from . import elem
 from .analysis import VIEWS, axis_of, steps
 from .build import Value, bytes_of
-from .errors import CannotCompile
 from .nest import Nest
-from .program import Body, Node, Val
+from .program import Node, Val
+from .regions import Function
 from .values import Buffer, Index, Pointer
 
 if TYPE_CHECKING:
@@ -194,33 +194,12 @@ class Combiner:
     """The region of a reduction or a scan, as a function of values."""
 
     def __init__(self, emitter: Emitter, node: Node) -> None:
-        self.em, self.node = emitter, node
-        blocks = node.regions[0]
-        if len(blocks) > 1 or any(inner.regions for inner in blocks[0].nodes):
-            raise CannotCompile("its combine function branches; write it with tl.where", node.op)
-        self.body: Body = blocks[0]
+        self.function = Function(emitter, node)
+        self.body = self.function.body
         self.elements = [v.element for v in node.operands]
 
     def __call__(self, first: Sequence[Value], second: Sequence[Value]) -> list[Value]:
-        known: dict[Val, Value] = dict(zip(self.body.arguments, [*first, *second], strict=True))
-        lanes = first[0].lanes
-
-        def value(val: Val) -> Value:
-            found = known.get(val)
-            return found if found is not None else self.em.plain(val)
-
-        for node in self.body.nodes[:-1]:
-            if node.name == "arith.constant":
-                known[node.result] = self.em.plain(node.result)
-                continue
-            if not elem.is_elementwise(node.op):
-                raise CannotCompile("not possible in a combine function", node.op)
-            given = [value(v) for v in node.operands]
-            if any(v.lanes is not None for v in given):
-                given = [v if v.lanes is not None else self.em.b.splat(v, lanes) for v in given]
-            known[node.result] = self.em.apply(node, given)
-        results = [value(v) for v in self.body.terminator.operands]
-        return [v if v.lanes == lanes else self.em.b.splat(v, lanes) for v in results]
+        return self.function([*first, *second])
 
     def identity(self) -> str | None:
         """What changes nothing, as a number in TTIR; None if it is not known."""

@@ -141,6 +141,9 @@ class Evaluator:
         if name == "arith.constant":
             token = node.op.text.strip().removeprefix("dense<").removesuffix(">")
             return elem.constant(self.b, token, val.element, None)
+        if name == "ub.poison":
+            zero = self.b.const(0, "i64" if val.element == "ptr" else elem.held(val.element))
+            return Pointer(None, zero, val.type.pointee) if val.element == "ptr" else zero
         if name == "tt.addptr":
             pointer, offset = (self.at(v, index) for v in node.operands)
             return self.moved(pointer, offset, val.type.pointee)
