@@ -134,8 +134,9 @@ class Emitter:
         for number, block in enumerate(self.program.blocks):
             if number:
                 self.open_block(self.label(block.label), block)
-            self.sequence(block.nodes)
-            self.flush()
+            with self.inside(block):
+                self.sequence(block.nodes)
+                self.flush()
         self.close_block()
         assert len(b.scopes) == 1, "a region is open"
         lines = [*b.pool, *entry.lines, *self.entry_end]
@@ -175,6 +176,20 @@ class Emitter:
             self.b.line(text)
 
     # -- sequences of operations
+
+    @contextmanager
+    def inside(self, body: Body) -> Iterator[None]:
+        """What a block keeps of values that are not its own is for itself only: others may run where it has not."""
+        before = set(self.stored)
+        yield
+        for val in self.stored.keys() - before:
+            if (val.node.block if val.node is not None else val.block) is not body:
+                del self.stored[val]
+
+    def region(self, body: Body, end: Callable[[], list[Value]], otherwise: Callable[[], list[Value]]) -> list[Value]:
+        """The only block of a region, and what `end` gives after it."""
+        with self.inside(body):
+            return self.sequence(body.nodes[:-1], end, otherwise)
 
     def sequence(self, nodes: Sequence[Node], end: Callable[[], list[Value]] | None = None,
                  otherwise: Callable[[], list[Value]] | None = None) -> list[Value]:  # fmt: skip
