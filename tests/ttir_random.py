@@ -173,6 +173,7 @@ def _numbers(rng: np.random.Generator, element: str, kind: str, count: int) -> n
 _INT_BINARY = ("addi", "subi", "muli", "andi", "ori", "xori", "maxsi", "minsi", "maxui", "minui", "shli", "shrui",
                "shrsi", "divsi", "divui", "remsi", "remui")  # fmt: skip
 _FLOAT_BINARY = ("addf", "subf", "mulf", "divf", "maxnumf", "minnumf", "maximumf", "minimumf", "remf")
+_LONG = ((128,), (256,), (512,), (2, 128), (4, 128), (128, 2), (2, 2, 128))  # several chunks of a row
 _INT_PREDICATES = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
 _FLOAT_PREDICATES = ("oeq", "ogt", "oge", "olt", "ole", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "une", "uno")
 
@@ -197,12 +198,17 @@ class Generator:
 
             (0.7, self.loop_while), (1, self.softmax), (1, self.in_place), (0.5, self.table), (0.4, self.check),
             (0.5, self.pointer_choice), (1, self.mask_some), (0.5, self.function), (0.3, self.atomic),
+            (1.5, self.masked), (0.7, self.exchange), (1, self.loop_of_pointers),
         ]  # fmt: skip
+        self.nests = (self.loop, self.branch, self.loop_while, self.loop_of_pointers)
 
     def _shapes(self) -> list[tuple[int, ...]]:
         rng, found = self.rng, []
         extents = [1, 2, 4, 8, 16, 32, 64]
-        while len(found) < rng.randint(2, 4):
+        if rng.random() < 0.4:
+            found.append(rng.choice(_LONG))
+        count = len(found) + rng.randint(2, 4)
+        while len(found) < count:
             rank = rng.choice([1, 1, 2, 2, 3])
             shape = tuple(rng.choice(extents) for _ in range(rank)) if rank > 1 else (rng.choice([*extents, 128, 256]),)
             if np.prod(shape) <= LARGEST:
@@ -483,11 +489,11 @@ class Generator:
             text = f"arith.cmpf {rng.choice(_FLOAT_PREDICATES)}, {self.use(x, y)} : {x.type}"
         return self.op(text, "i1", x.shape, Facts(0, 1))
 
-    def select(self, condition: Value, x: Value | None = None) -> Value:
+    def select(self, condition: Value, x: Value | None = None, y: Value | None = None) -> Value:
         if x is None:
             shape = condition.shape
             x = self.something(lambda v: v.shape == shape) if shape else self.scalar(self.rng.choice(["i32", "f32"]))
-        y = self.like(x)
+        y = y or self.like(x)
         if self.rng.random() < 0.15:
             condition = self.scalar("i1")
         kinds = x.type if condition.shape is None else f"{condition.type}, {x.type}"
@@ -643,7 +649,7 @@ class Generator:
         """Pointers to elements of an argument: ones that are there, or new ones."""
         element = f"*{self.arguments[argument].element}"
         found = self.visible(lambda v: v.element == element and v.shape == shape and v.facts.argument == argument
-                             and (v.facts.distinct or not distinct))  # fmt: skip
+                             and (v.facts.distinct or not distinct) and self._stays_inside(v.facts, 0))  # fmt: skip
         if shape is None:
             if found and self.rng.random() < 0.3:
                 return self.pick(found)
@@ -758,18 +764,27 @@ class Generator:
         found = self.visible(lambda v: v.element == "i1" and v.shape == shape)
         if found and roll < 0.25:
             return self.pick(found)
-        if roll < 0.75:
+        if roll < 0.65:
             return self._bound_mask(shape)
+        if roll < 0.75:
+            return self._joined(self._bound_mask(shape), self._bound_mask(shape))
         if roll < 0.85 and len(found) > 1:
-            return self.binary(rng.choice(["andi", "andi", "ori", "xori"]), self.pick(found), self.pick(found))
+            return self._joined(self.pick(found), self.pick(found))
         if roll < 0.9:
             return self.splat(self.scalar("i1"), shape)
         x = self.something(lambda v: v.shape == shape and v.facts.error == 0)
         return self.compare(x) if x.element != "i1" else x
 
-    def _bound_mask(self, shape: tuple[int, ...]) -> Value:
-        """An index against a number."""
-        rng, d = self.rng, self.rng.randrange(len(shape))
+    def _joined(self, a: Value, b: Value) -> Value:
+        return self.binary(self.rng.choice(["andi", "andi", "ori", "ori", "xori"]), *self.rng.sample([a, b], 2))
+
+    def _bound_mask(self, shape: tuple[int, ...], d: int | None = None) -> Value:
+        """An index along a dimension against a number."""
+        rng = self.rng
+        if d is None:
+            d = rng.randrange(len(shape))
+        if rng.random() < 0.15:
+            return self._wrapping_mask(shape, d)
         index = self.range(shape[d], rng.choice([0, 0, 0, 5]))
         if rng.random() < 0.4:
             start = self.scalar_between(0, 200) if rng.random() < 0.8 else self.scalar("i32")
@@ -796,19 +811,33 @@ class Generator:
             other = self.tensor(index.element, index.extent)
         else:
             other = self.splat(bound, index.shape)
-        predicate = rng.choice(("slt", "slt", "sle", "sgt", "sge", *_INT_PREDICATES))
-        pair = [index, other] if rng.random() < 0.7 else [other, index]
-        made = self.op(f"arith.cmpi {predicate}, {self.use(*pair)} : {index.type}", "i1", index.shape, Facts(0, 1))
+        made = self._compared(index, other)
         return self.spread(made, shape, d) if early else made
+
+    def _compared(self, index: Value, other: Value) -> Value:
+        below = self.rng.random() < 0.6
+        pair = [index, other] if self.rng.random() < 0.7 else [other, index]
+        predicate = self.rng.choice(_INT_PREDICATES if not below else ["slt", "sle"] if pair[0] is index else ["sgt", "sge"])
+        return self.op(f"arith.cmpi {predicate}, {self.use(*pair)} : {index.type}", "i1", index.shape, Facts(0, 1))
+
+    def _wrapping_mask(self, shape: tuple[int, ...], d: int) -> Value:
+        """An index that passes the greatest number of its type, or comes close, against a number near either end."""
+        rng, extent, last = self.rng, shape[d], (1 << 31) - 1
+        start = self.constant("i32", None, last - rng.randint(0, 2 * extent))
+        if rng.random() < 0.5:  # only known when the kernel runs
+            start = self.binary("addi", start, self.scalar_between(0, extent))
+        index = self.binary("addi", self.range(extent), self.splat(start, (extent,)))
+        near = rng.choice([last - rng.randint(0, extent), -last - 1 + rng.randint(0, extent), rng.randint(-2, extent)])
+        bound = self.splat(self.constant("i32", None, near), (extent,))
+        if rng.random() < 0.2:
+            wide = self.converted(index, "i64"), self.converted(bound, "i64")
+            assert wide[0] is not None and wide[1] is not None
+            index, bound = wide
+        return self.spread(self._compared(index, bound), shape, d)
 
     def load(self, pointer: Value) -> Value:
         argument = self.arguments[pointer.facts.argument]
-        element = argument.element
-        facts = any_of(element)
-        if argument.kind == "small":
-            facts = Facts(0, 63) if element[0] == "i" else Facts(bound=4)
-        if element == "i1":
-            facts = Facts(0, 1)
+        element, facts = argument.element, self._loaded(argument)
         if self.rng.random() < 0.45:
             return self.op(f"tt.load {self.use(pointer)} : {pointer.type}", element, pointer.shape, facts)
         mask = self.mask(pointer.shape)
@@ -825,6 +854,13 @@ class Generator:
             other = self.like(Value("", element, pointer.shape, facts))
         text = f"tt.load {self.use(pointer, mask, other)} : {pointer.type}"
         return self.op(text, element, pointer.shape, either(facts, other.facts))
+
+    @staticmethod
+    def _loaded(argument: Argument) -> Facts:
+        """What is known of an argument's elements."""
+        if argument.kind == "small":
+            return Facts(0, 63) if argument.element[0] == "i" else Facts(bound=4)
+        return any_of(argument.element)
 
     def load_some(self) -> None:
         argument = self.rng.choice([i for i, a in enumerate(self.arguments) if a.kind in ("state", "small")])
@@ -889,6 +925,51 @@ class Generator:
         if x.facts.exact:
             self.store(pointer, x)
 
+    def masked(self) -> None:
+        """Loads, and what uses them, under masks of one dimension that are made of each other."""
+        rng, shape = self.rng, self.shape()
+        d = len(shape) - 1 if rng.random() < 0.7 else rng.randrange(len(shape))
+        a, b = self._bound_mask(shape, d), self._bound_mask(shape, rng.choice([d, d, None]))
+        either_way = [a, b, self._joined(a, b)]
+        element = rng.choice(self.elements)
+        found = [i for i, a in enumerate(self.arguments) if a.element == element and a.kind in ("state", "small")]
+        x = self._load_under(rng.choice([a, *either_way]), self.tile(rng.choice(found), shape, distinct=False))
+        if rng.random() < 0.3:
+            y = self._load_under(rng.choice(either_way), self.tile(rng.choice(found), shape, distinct=False))
+            x = self.select(rng.choice(either_way), x, y)
+        if self.states(element) and rng.random() < 0.7:
+            mask = rng.choice([either_way[-1], *either_way])
+            self._store_under(mask, self.tile(rng.choice(self.states(element)), shape, distinct=True), x)
+        else:
+            self.reduce(x, d)
+
+    def _load_under(self, mask: Value, pointer: Value) -> Value:
+        argument = self.arguments[pointer.facts.argument]
+        facts = self._loaded(argument)
+        number = None if argument.kind == "state" and self.rng.random() < 0.5 else 0
+        other = self.constant(argument.element, pointer.shape, number)
+        text = f"tt.load {self.use(pointer, mask, other)} : {pointer.type}"
+        return self.op(text, argument.element, pointer.shape, either(facts, other.facts))
+
+    def _store_under(self, mask: Value, pointer: Value, value: Value) -> None:
+        self.line(f"tt.store {self.use(pointer, value, mask)} : {pointer.type}")
+
+    def exchange(self, pointers: Sequence[Value] = ()) -> None:
+        """A load, a store that may reach what it reads, and only then a use of it. Some through these pointers."""
+        rng = self.rng
+        if pointers:
+            element, shape = pointers[0].element[1:], pointers[0].shape
+        else:
+            element, shape = rng.choice([a.element for a in self.arguments if a.kind == "state"]), self.shape()
+        ways = [*pointers, *(self.tile(i, shape, distinct=True) for i in self.states(element))]
+        x = self.load(rng.choice(pointers or ways))
+        if not x.facts.exact:
+            raise Impossible
+        self.store(rng.choice(ways), self.like(x, holds=lambda v: v.facts.exact), masked=0.2)
+        if rng.random() < 0.3:
+            self.some(1, 1)
+        self.store(rng.choice(ways), x, masked=0.2)
+
     def table(self) -> None:
         """Pointers made of integers: an address, moved as a number."""
         rng = self.rng
@@ -906,14 +987,17 @@ class Generator:
         rng = self.rng
         element = rng.choice([a.element for a in self.arguments if a.kind == "state"])
         shape = rng.choice([None, self.shape()])
-        a, b = (self.tile(rng.choice(self.states(element)), shape, distinct=False) for _ in "ab")
+        plain = rng.random() < 0.5
+        a, b = (self.tile(rng.choice(self.states(element)), shape, distinct=plain) for _ in "ab")
         mask = self.scalar("i1") if shape is None or rng.random() < 0.5 else self.mask(shape)
         kinds = a.type if mask.shape is None else f"{mask.type}, {a.type}"
         facts = either(a.facts, b.facts)
         facts = replace(
             facts, argument=a.facts.argument, distinct=mask.shape is None and a.facts.distinct and b.facts.distinct
         )
-        self.op(f"arith.select {self.use(mask, a, b)} : {kinds}", a.element, shape, facts)
+        made = self.op(f"arith.select {self.use(mask, a, b)} : {kinds}", a.element, shape, facts)
+        if facts.distinct and rng.random() < 0.7:
+            self.exchange([made])
 
     def atomic(self) -> None:
         """An atomic add, whose old values nothing depends on where lanes may meet."""
@@ -1119,7 +1203,7 @@ class Generator:
     def statement(self) -> None:
         weights, ways = zip(*self.statements, strict=True)
         way = self.rng.choices(ways, weights)[0]
-        if self.depth >= 3 and way in (self.loop, self.branch, self.loop_while):
+        if self.depth >= 3 and way in self.nests:
             return
         with suppress(Impossible):
             way()
@@ -1213,6 +1297,104 @@ class Generator:
                     continue
                 found.append((x, step, self._advance_number))
         return found
+
+    def _round_table(self, rounds: int) -> tuple[list[Value], Facts, int]:
+        """Pointers that change places, what holds for each of them at any time, and how far a round moves one."""
+        rng = self.rng
+        element = max(rng.sample([a.element for a in self.arguments if a.kind == "state"], 2), key=self.elements.count)
+        shape, found = rng.choice([None, self.shape(), self.shape()]), self.states(element)
+        chosen = [*rng.sample(found, min(2, len(found))), *([rng.choice(found)] if rng.random() < 0.3 else [])]
+        pointers = [self.tile(i, shape, distinct=True) for i in chosen]
+        step = rng.choice([0, 0, 1, 16, -8])
+        facts = pointers[0].facts
+        for pointer in pointers[1:]:
+            facts = either(facts, pointer.facts)
+        facts = replace(_shifted(facts, step, rounds), argument=chosen[0], distinct=shape is not None)
+        if not self._stays_inside(facts, 0):
+            raise Impossible
+        return pointers, facts, step
+
+    def _next_places(self, pointers: list[Value], step: int) -> list[Value]:
+        turned = [*pointers[1:], pointers[0]]
+        if step:
+            turned[0] = self._advance_pointer(turned[0], step)
+        return turned
+
+    def loop_of_pointers(self) -> None:
+        """A loop, or a branch, out of which pointers come in other places, and accesses through them."""
+        ways = [self._for_of_pointers, self._for_of_pointers, self._while_of_pointers, self._branch_of_pointers]
+        self.rng.choice(ways)()
+
+    def _around(self, name: str, pointers: list[Value], facts: Facts) -> list[Value]:
+        """The results of an operation that hands pointers round, and an exchange through them."""
+        made = [self.value(f"{name}#{i}", p.element, p.shape, facts) for i, p in enumerate(pointers)]
+        if self.rng.random() < 0.5:
+            self.exchange(made)
+        return made
+
+    def _for_of_pointers(self) -> None:
+        rng, most = self.rng, self.rng.randint(2, 4)
+        pointers, facts, step = self._round_table(most)
+        low, by = self.constant("i32", None, 0), self.constant("i32", None, 1)
+        stop = self.constant("i32", None, most) if rng.random() < 0.5 else self.scalar_between(0, most)
+        name, variable = self.name(), self.name()
+        inside = [Value(self.name(), p.element, p.shape, facts) for p in pointers]
+        heads = ", ".join(f"{a.name} = {self.use(p)}" for a, p in zip(inside, pointers, strict=True))
+        types = ", ".join(p.type for p in pointers)
+        self.line(f"{name}:{len(pointers)} = scf.for {variable} = {self.use(low)} to {self.use(stop)} "
+                  f"step {self.use(by)} iter_args({heads}) -> ({types}) : i32 {{")  # fmt: skip
+        with self.region():
+            self.value(variable, "i32", None, Facts(0, most))
+            self.scopes[-1] += inside
+            with suppress(Impossible):
+                self.exchange(inside)
+            self.some(0, 2)
+            self.line(f"scf.yield {self.use(*self._next_places(inside, step))} : {types}")
+        self.line("}")
+        self._around(name, pointers, facts)
+
+    def _while_of_pointers(self) -> None:
+        most = self.rng.randint(1, 3)
+        pointers, facts, step = self._round_table(most)
+        inits = [self.constant("i32", None, 0), *pointers]
+        types, name = ", ".join(v.type for v in inits), self.name()
+        before, after = ([Value(self.name(), v.element, v.shape, facts) for v in inits] for _ in "ba")
+        before[0].facts, after[0].facts = Facts(0, most), Facts(0, most - 1)
+        heads = ", ".join(f"{a.name} = {self.use(v)}" for a, v in zip(before, inits, strict=True))
+        self.line(f"{name}:{len(inits)} = scf.while ({heads}) : ({types}) -> ({types}) {{")
+        with self.region():
+            self.scopes[-1] += before
+            limit = self.constant("i32", None, most)
+            again = self.op(f"arith.cmpi slt, {self.use(before[0], limit)} : i32", "i1", None)
+            handed = [before[0], *(self._next_places(before[1:], 0) if self.rng.random() < 0.5 else before[1:])]
+            self.line(f"scf.condition({self.use(again)}) {self.use(*handed)} : {types}")
+        self.line("} do {")
+        with self.region():
+            self.line(f"^bb0({', '.join(f'{a.name}: {a.type}' for a in after)}):")
+            self.scopes[-1] += after
+            with suppress(Impossible):
+                self.exchange(after[1:])
+            more = self.binary("addi", after[0], self.constant("i32", None, 1))
+            self.line(f"scf.yield {self.use(more, *self._next_places(after[1:], step))} : {types}")
+        self.line("}")
+        self.value(f"{name}#0", "i32", None, Facts(0, most))
+        made = [self.value(f"{name}#{i}", p.element, p.shape, facts) for i, p in enumerate(pointers, 1)]
+        self.exchange(made)
+
+    def _branch_of_pointers(self) -> None:
+        pointers, facts, step = self._round_table(1)
+        condition, name, types = self.mask(None), self.name(), ", ".join(p.type for p in pointers)
+        self.line(f"{name}:{len(pointers)} = scf.if {self.use(condition)} -> ({types}) {{")
+        for side in range(2):
+            if side:
+                self.line("} else {")
+            with self.region():
+                with suppress(Impossible):
+                    self.exchange(pointers)
+                given = self._next_places(pointers, step) if side else pointers
+                self.line(f"scf.yield {self.use(*given)} : {types}")
+        self.line("}")
+        self._around(name, pointers, facts)
 
     @staticmethod
     def _stays_inside(facts: Facts, by: int) -> bool:
@@ -1330,11 +1512,13 @@ class Generator:
     def _arguments(self) -> None:
         rng = self.rng
         elements = [rng.choice(["f32", "i32", *ELEMENTS]) for _ in range(rng.randint(2, 4))]
+        if rng.random() < 0.6:  # pointers to one type, but into different arguments
+            elements.append(elements[0])
         self.arguments = [Argument(e, "state") for e in elements]
         self.arguments += [Argument(rng.choice(["f32", "i32", *ELEMENTS]), "small") for _ in range(rng.randint(1, 2))]
         self.arguments += [Argument(e, "out") for e in ELEMENTS]
         for element in ("i32", "i32", "i64", "f32"):
-            number: Any = rng.choice([0, 1, 5, 17, 64, 100, -3, 2**31 - 5, -(2**31)])
+            number: Any = rng.choice([0, 1, 5, 17, 64, 100, -3, 2**31 - 5, 2**31 - 40, -(2**31)])
             self.arguments.append(Argument(element, "number", number=float(number) if element == "f32" else number))
         rng.shuffle(self.arguments)
         for i, argument in enumerate(self.arguments):
