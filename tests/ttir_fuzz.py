@@ -6,7 +6,10 @@ python -m tests.ttir_fuzz --seeds 0:1000 --shrink
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
+import mmap
+import os
 import re
 import sys
 import tempfile
@@ -25,7 +28,7 @@ from fusedsl.codegen.cpu import emit, machine, native, toolchain, wrapper
 from fusedsl.codegen.cpu.errors import CannotCompile
 from fusedsl.codegen.ttir import parse
 
-from .ttir_random import BEFORE, BYTES, SMALL_FLOATS, SPAN, Argument, Case, Generator
+from .ttir_random import BEFORE, BYTES, SMALL_FLOATS, Argument, Case, Generator
 
 
 @cache
@@ -100,18 +103,45 @@ def compiled(case: Case, disjoint: bool, forked: bool, host: machine.Machine | N
     return native.Native(code, emitted.arguments, emitted.checks, emitted.scratch_bytes)
 
 
-def executed(case: Case, memory: np.ndarray, kernel: native.Native) -> Outcome:
-    base = memory.ctypes.data
-    try:
-        kernel([_slot(a, base) for a in case.arguments], case.grid, 1)
-    except AssertionError as error:
-        return Outcome(memory, str(error))
-    return Outcome(memory)
+def guarded(size: int) -> np.ndarray:
+    """Bytes right after which an access ends the process. Children share them."""
+    room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = np.frombuffer(mmap.mmap(-1, room + mmap.PAGESIZE), np.uint8)
+    end = ctypes.c_void_p(whole.ctypes.data + room)
+    assert ctypes.CDLL(None).mprotect(end, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    return whole[room - size : room]
+
+
+def executed(case: Case, memory: np.ndarray, kernel: native.Native, forked: bool = False) -> Outcome:
+    """forked: in a child, which a wrong kernel may end."""
+
+    def launch() -> str:
+        try:
+            kernel([_slot(a, memory.ctypes.data) for a in case.arguments], case.grid, 1)
+        except AssertionError as error:
+            return str(error)
+        return ""
+
+    return Outcome(memory, _in_a_child(launch) if forked else launch())
+
+
+def _in_a_child(act: Callable[[], str]) -> str:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, act().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    _, status = os.waitpid(child, 0)
+    return said if status == 0 else f"ended by signal {os.WTERMSIG(status)}"
 
 
 def overlaps(case: Case) -> bool:
-    spans = sorted((a.start - BEFORE * BYTES[a.element], a.start + (SPAN - BEFORE) * BYTES[a.element])
-                   for a in case.arguments if a.kind != "number")  # fmt: skip
+    spans = sorted((a.bytes.start, a.bytes.stop) for a in case.arguments if a.kind != "number")
     return any(low < high for (_, high), (low, _) in itertools.pairwise(spans))
 
 
@@ -123,10 +153,8 @@ def difference(case: Case, got: Outcome, wanted: Outcome) -> str:
     for number, argument in enumerate(case.arguments):
         if argument.kind == "number":
             continue
-        size = BYTES[argument.element]
-        start, count = argument.start - BEFORE * size, SPAN
-        seen[start : start + count * size] = False
-        x, y = (_decoded(o.memory[start : start + count * size], argument.element) for o in (got, wanted))
+        seen[argument.bytes] = False
+        x, y = (_decoded(o.memory[argument.bytes], argument.element) for o in (got, wanted))
         wrong = ~_agree(x, y, argument)
         if wrong.any():
             count, at = np.count_nonzero(wrong), int(np.flatnonzero(wrong)[0])
@@ -162,8 +190,8 @@ def _agree(x: np.ndarray, y: np.ndarray, argument: Argument) -> np.ndarray:
 
 def run(case: Case, forked: bool = False, forms: Sequence[bool] = (True, False)) -> str:
     """What is wrong with the case; empty if nothing is, or it needs what the target lacks."""
-    start = case.memory()
-    memory = start.copy()
+    start, memory = case.memory(), guarded(case.size)
+    memory[:] = start
     try:
         outcome = interpreted(case, memory)
     except Exception as error:  # of the generator: the kernel has no one result; or of the interpreter
@@ -179,7 +207,7 @@ def run(case: Case, forked: bool = False, forms: Sequence[bool] = (True, False))
         except Exception as error:  # whatever it is, it is the compiler's
             return f"disjoint={disjoint}: {type(error).__name__}: {error}"
         memory[:] = start
-        wrong = difference(case, executed(case, memory, kernel), wanted)
+        wrong = difference(case, executed(case, memory, kernel, forked), wanted)
         if wrong:
             return f"disjoint={disjoint}: {wrong}"
     return ""

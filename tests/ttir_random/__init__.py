@@ -4,7 +4,8 @@ A kernel is made so that one result is right: accesses stay inside their argumen
 their own, a masked load says what the other lanes are. A value carries what is known of it (`Facts`): whole numbers
 small enough that a sum in any order is exact, or the relative error that two right answers may differ by.
 
-facts.py to control.py each add what they are named after to the class that the one before made; generator.py puts
+facts.py and cases.py are the data. Each file from writer.py on adds what it is named after to the class of the one
+before: elementwise, casts, views, masks, memory, sources, reductions, accesses, control, handing. generator.py puts
 the kernel together.
 """
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from .cases import Argument
 from .facts import FLOATS, Facts, Value, any_of, either, typed
 from .reductions import Reductions
 from .writer import Impossible
@@ -61,13 +64,52 @@ class Accesses(Reductions):
     def _store_under(self, mask: Value, pointer: Value, value: Value) -> None:
         self.line(f"tt.store {self.use(pointer, value, mask)} : {pointer.type}")
 
+    @property
+    def edges(self) -> list[Argument]:
+        return [a for a in self.arguments if a.kind == "edge"]
+
+    def at_the_edge(self) -> None:
+        """Accesses whose mask leaves out the lanes past the end of memory."""
+        rng, shape = self.rng, self.shape()
+        if not self.edges:
+            raise Impossible
+        pointer, mask = self._up_to_the_edge(self.edges[0], shape)
+        if rng.random() < 0.3:
+            mask = self.binary("andi", *rng.sample([mask, self.mask(shape)], 2))
+        x = self._load_under(mask, pointer)
+        if rng.random() < 0.4:
+            self._store_under(mask, pointer, self.like(x, holds=lambda v: v.facts.exact))
+        if rng.random() < 0.4:
+            self.reduce(x, len(shape) - 1)
+
+    def _up_to_the_edge(self, argument: Argument, shape: tuple[int, ...]) -> tuple[Value, Value]:
+        """Pointers in rows, and a mask of those that are inside."""
+        rng, number = self.rng, self.arguments.index(argument)
+        first = rng.randint(0, argument.after - 1)
+        left = argument.after - first - 1  # elements after the first
+        pointer = self.splat(self.moved(self.pointer(number), self.constant("i32", None, first)), shape)
+        mask = self.constant("i1", shape, True)
+        for d, extent in enumerate(shape):
+            step, index = int(np.prod(shape[d + 1 :])), self.range(extent)
+            inside = min(extent, left // step + 1)
+            left -= (inside - 1) * step
+            by = self.binary("muli", index, self.constant("i32", index.shape, step))
+            pointer = self.moved(pointer, self.spread(by, shape, d))
+            if inside < extent or rng.random() < 0.3:
+                bound = self.splat(self.scalar_between(0, inside), index.shape)
+                below = self.op(f"arith.cmpi slt, {self.use(index, bound)} : {index.type}", "i1", index.shape,
+                                Facts(0, 1))  # fmt: skip
+                mask = self.binary("andi", mask, self.spread(below, shape, d))
+        return pointer, mask
+
     def exchange(self, pointers: Sequence[Value] = ()) -> None:
         """A load, a store that may reach what it reads, and only then a use of it. Some through these pointers."""
         rng = self.rng
         if pointers:
             element, shape = pointers[0].element[1:], pointers[0].shape
         else:
-            element, shape = rng.choice([a.element for a in self.arguments if a.kind == "state"]), self.shape()
+            element = rng.choice([a.element for a in self.arguments if a.kind == "state"])
+            shape = None if rng.random() < 0.25 else self.shape()
         ways = [*pointers, *(self.tile(i, shape, distinct=True) for i in self.states(element))]
         x = self.load(rng.choice(pointers or ways))
         if not x.facts.exact:

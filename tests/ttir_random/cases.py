@@ -16,7 +16,8 @@ BEFORE, SPAN = 512, 4096  # elements of an argument before its address, and in a
 
 @dataclass
 class Argument:
-    """kind: `state` any numbers, loaded and stored; `small` few whole numbers, loaded; `out` only stored; `number`"""
+    """kind: `state` any numbers, loaded and stored; `edge` the same, up to the end of memory; `small` few whole
+    numbers, loaded; `out` only stored; `number`"""
 
     element: str
     kind: str
@@ -24,10 +25,17 @@ class Argument:
     number: Any = 0
     error: float = 0.0  # of what was stored
     filled: int = 0  # elements of an `out` that stores have taken
+    after: int = SPAN - BEFORE  # elements from its address on
 
     @property
     def type(self) -> str:
         return typed(self.element if self.kind == "number" else f"*{self.element}", None)
+
+    @property
+    def bytes(self) -> slice:
+        """Where it is in the memory."""
+        size = BYTES[self.element]
+        return slice(self.start - BEFORE * size, self.start + self.after * size)
 
 
 @dataclass
@@ -45,9 +53,8 @@ class Case:
         memory = np.zeros(self.size, np.uint8)
         for argument in self.arguments:
             if argument.kind != "number":
-                raw = _numbers(rng, argument.element, argument.kind, SPAN)
-                start = argument.start - BEFORE * BYTES[argument.element]
-                memory[start : start + raw.nbytes] = raw.view(np.uint8)
+                raw = _numbers(rng, argument.element, argument.kind, BEFORE + argument.after)
+                memory[argument.bytes] = raw.view(np.uint8)
         return memory
 
 

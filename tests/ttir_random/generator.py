@@ -30,6 +30,7 @@ class Generator(Handing):
             (0.7, self.loop_while), (1, self.softmax), (1, self.in_place), (0.5, self.table), (0.4, self.check),
             (0.5, self.pointer_choice), (1, self.mask_some), (0.5, self.function), (0.3, self.atomic),
             (1.5, self.masked), (0.7, self.exchange), (1, self.loop_of_pointers),
+            (0.8, self.at_the_edge),
         ]  # fmt: skip
         self.nests = (self.loop, self.branch, self.loop_while, self.loop_of_pointers)
 
@@ -82,6 +83,9 @@ class Generator(Handing):
         for element in ("i32", "i32", "i64", "f32"):
             number: Any = rng.choice([0, 1, 5, 17, 64, 100, -3, 2**31 - 5, 2**31 - 40, -(2**31)])
             self.arguments.append(Argument(element, "number", number=float(number) if element == "f32" else number))
+        if rng.random() < 0.5:
+            element = rng.choice(["f32", "i32", "f16", "i8", "f64"])
+            self.arguments.append(Argument(element, "edge", after=rng.randint(1, 300)))
         rng.shuffle(self.arguments)
         for i, argument in enumerate(self.arguments):
             argument_facts = Facts(argument=i)
@@ -97,7 +101,7 @@ class Generator(Handing):
         over = rng.random() < 0.4
         placed: list[Argument] = []
         for argument in self.arguments:
-            if argument.kind == "number":
+            if argument.kind in ("number", "edge"):
                 continue
             size = BYTES[argument.element]
             mates = [a for a in placed if a.kind == argument.kind == "state" and a.element == argument.element]
@@ -108,4 +112,8 @@ class Generator(Handing):
                 argument.start = -(-end // 64) * 64 + BEFORE * size + size * rng.choice([0, 0, 1, 3]) + 1024
             end = max(end, argument.start + (SPAN - BEFORE) * size + 1024)
             placed.append(argument)
+        for argument in self.edges:
+            size = BYTES[argument.element]
+            end = -(-(end + (BEFORE + argument.after) * size) // 64) * 64
+            argument.start = end - argument.after * size
         return end

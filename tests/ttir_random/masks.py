@@ -89,6 +89,8 @@ class Masks(Views):
         index = self.binary("addi", self.range(extent), self.splat(start, (extent,)))
         near = rng.choice([last - rng.randint(0, extent), -last - 1 + rng.randint(0, extent), rng.randint(-2, extent)])
         bound = self.splat(self.constant("i32", None, near), (extent,))
-        if rng.random() < 0.2:
+        if rng.random() < 0.3:
             index, bound = self._widened(index), self._widened(bound)
+            name, number = rng.choice([("addi", 0), ("addi", 5), ("muli", 3), ("muli", -1)])
+            index = self.binary(name, index, self.constant("i64", index.shape, number))
         return self.spread(self._compared(index, bound), shape, d)
