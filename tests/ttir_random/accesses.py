@@ -73,25 +73,30 @@ class Accesses(Reductions):
         rng, shape = self.rng, self.shape()
         if not self.edges:
             raise Impossible
-        pointer, mask = self._up_to_the_edge(self.edges[0], shape)
+        steps = [int(np.prod(shape[d + 1 :])) for d in range(len(shape))]
+        if flat := rng.random() < 0.3:  # of other dimensions each lane reads the same
+            d = rng.randrange(len(shape))
+            steps = [int(k == d) for k in range(len(shape))]
+        pointer, mask = self._up_to_the_edge(self.edges[0], shape, steps)
         if rng.random() < 0.3:
             mask = self.binary("andi", *rng.sample([mask, self.mask(shape)], 2))
         x = self._load_under(mask, pointer)
-        if rng.random() < 0.4:
+        if not flat and rng.random() < 0.4:
             self._store_under(mask, pointer, self.like(x, holds=lambda v: v.facts.exact))
         if rng.random() < 0.4:
             self.reduce(x, len(shape) - 1)
 
-    def _up_to_the_edge(self, argument: Argument, shape: tuple[int, ...]) -> tuple[Value, Value]:
-        """Pointers in rows, and a mask of those that are inside."""
+    def _up_to_the_edge(
+        self, argument: Argument, shape: tuple[int, ...], steps: Sequence[int]
+    ) -> tuple[Value, Value]:
+        """Pointers that grow by these steps, and a mask of those that are inside."""
         rng, number = self.rng, self.arguments.index(argument)
         first = rng.randint(0, argument.after - 1)
         left = argument.after - first - 1  # elements after the first
         pointer = self.splat(self.moved(self.pointer(number), self.constant("i32", None, first)), shape)
         mask = self.constant("i1", shape, True)
-        for d, extent in enumerate(shape):
-            step, index = int(np.prod(shape[d + 1 :])), self.range(extent)
-            inside = min(extent, left // step + 1)
+        for d, (extent, step) in enumerate(zip(shape, steps, strict=True)):
+            index, inside = self.range(extent), min(extent, left // step + 1) if step else extent
             left -= (inside - 1) * step
             by = self.binary("muli", index, self.constant("i32", index.shape, step))
             pointer = self.moved(pointer, self.spread(by, shape, d))
