@@ -881,6 +881,26 @@ def test_calls_and_early_returns(seed, n, many):
 
 
 @triton.jit
+def kept_kernel(x, out, n, LEAVE: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    near = i + n
+    if tl.load(x) > 0:
+        tl.store(out + BLOCK + tl.reshape(i, (BLOCK // 4, 4)), tl.reshape(near, (BLOCK // 4, 4)))
+        if LEAVE:
+            return
+    else:
+        tl.store(out + 2 * BLOCK + i, near)
+    tl.store(out + i, near)
+
+
+@pytest.mark.parametrize("x", [1, -1])
+@pytest.mark.parametrize("leave", [False, True])
+def test_what_a_branch_keeps_in_memory(x, leave):
+    """A reshape moves its operand into memory, where those after a branch that has not run must not look for it."""
+    run(kept_kernel, torch.tensor([x]), torch.zeros(3 * N, dtype=torch.int64), n=7, LEAVE=leave)
+
+
+@triton.jit
 def assert_kernel(x, out, n, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     a = tl.load(x + i)

@@ -182,7 +182,7 @@ def loop(em: Emitter, node: Node) -> None:
         def stay() -> list[Value]:
             return list(carried)
 
-        return guarded(em, node, lambda: em.sequence(body.nodes[:-1], end, stay), stay)
+        return guarded(em, node, lambda: em.region(body, end, stay), stay)
 
     results = iter(em.b.loop(start, stop, step_size, starts, rounds))
     for i, val in enumerate(node.results):
@@ -243,7 +243,7 @@ def branch(em: Emitter, node: Node) -> None:
             keep_all(em, [(given[i], buffer) for i, buffer in buffers.items()])
             return scalar_results(em, given)
 
-        return lambda: em.sequence(body.nodes[:-1], end, lambda: unset(em, node.results))
+        return lambda: em.region(body, end, lambda: unset(em, node.results))
 
     sides = [side(body) for body in node.regions]
     results = iter(em.b.branch(condition, sides[0], sides[1] if len(sides) > 1 else None))
@@ -282,7 +282,7 @@ def loop_while(em: Emitter, node: Node) -> None:
         def otherwise() -> list[Value]:
             return [em.b.const(0, "i1"), *unset(em, passed)]
 
-        going_on, *given = guarded(em, node, lambda: em.sequence(before.nodes[:-1], end, otherwise), otherwise)
+        going_on, *given = guarded(em, node, lambda: em.region(before, end, otherwise), otherwise)
         return going_on, given
 
     def rounds(*values: Value) -> list[Value]:
@@ -297,7 +297,7 @@ def loop_while(em: Emitter, node: Node) -> None:
             keep_all(em, pairs)
             return scalar_results(em, given)
 
-        return em.sequence(after.nodes[:-1], end, lambda: starts)
+        return em.region(after, end, lambda: starts)
 
     results = iter(em.b.loop_while(starts, test, rounds))
     for val, arg in zip(node.results, after.arguments, strict=True):

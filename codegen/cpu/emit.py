@@ -22,7 +22,7 @@ from .errors import CannotCompile
 from .machine import Machine
 from .maps import Map
 from .nest import Nest
-from .program import Node, Program, Val, program_of
+from .program import Body, Node, Program, Val, program_of
 from .scans import Scan
 from .sinks import Check, Load, Reduce, Save, SaveAll, Sink, Store
 from .values import Buffer, Evaluator, Moving, Pointer, rows_of
@@ -159,6 +159,20 @@ class Emitter:
             self.b.line(text)
 
     # -- sequences of operations
+
+    @contextmanager
+    def inside(self, body: Body) -> Iterator[None]:
+        """What a block keeps of values that are not its own is for itself only: others may run where it has not."""
+        before = set(self.stored)
+        yield
+        for val in self.stored.keys() - before:
+            if (val.node.block if val.node is not None else val.block) is not body:
+                del self.stored[val]
+
+    def region(self, body: Body, end: Callable[[], list[Value]], otherwise: Callable[[], list[Value]]) -> list[Value]:
+        """The only block of a region, and what `end` gives after it."""
+        with self.inside(body):
+            return self.sequence(body.nodes[:-1], end, otherwise)
 
     def sequence(self, nodes: Sequence[Node], end: Callable[[], list[Value]] | None = None,
                  otherwise: Callable[[], list[Value]] | None = None) -> list[Value]:  # fmt: skip
