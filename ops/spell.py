@@ -73,7 +73,9 @@ for _name, _target in _OPERATORS.items():
         SPELLINGS[f"Tensor.__r{_name}__"] = _reflected(OPS[_target])
 
 
-@spells("torch.positive", "Tensor.positive", "Tensor.__pos__")
+@spells("torch.positive", "Tensor.positive", "Tensor.__pos__", "torch.real", "Tensor.real", "torch.conj", "Tensor.conj",
+        "torch.conj_physical", "Tensor.conj_physical", "torch.resolve_conj", "Tensor.resolve_conj",
+        "torch.resolve_neg", "Tensor.resolve_neg")  # fmt: skip
 def positive(input):
     return input
 
@@ -111,6 +113,16 @@ def div(input, other, *, rounding_mode=None):
 @spells("torch.round", "Tensor.round", "torch.special.round")
 def round(input, *, decimals=0):
     return ops.round(input) if decimals == 0 else ops.round(input * 10.0**decimals) / 10.0**decimals
+
+
+@spells("torch.frexp", "Tensor.frexp")
+def frexp(input):
+    return torch.return_types.frexp(ops.frexp(input))
+
+
+@spells("torch.polygamma", "torch.special.polygamma")
+def polygamma(n, input):
+    return ops.polygamma(input, n)
 
 
 @spells("torch.where")

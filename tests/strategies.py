@@ -415,6 +415,10 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("vector_norm", "ord"): (2, 1, math.inf, -math.inf, 0, 3.0),
     ("logit", "eps"): (None, 0.1),
     ("retype", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
+    ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
+    ("mvlgamma", "p"): (1, 3),
+    ("polygamma", "n"): (0, 1, 2, 5),
+    **{(name, "n"): (0, 1, 3, 9) for name in OPS if "_polynomial_" in name},
 }
 
 # Operands for which torch takes Python numbers only.
