@@ -178,39 +178,39 @@ def _trigamma(value):
     result += (1.0 + 0.5 / x + z * series) / x
     return tl.where(value < 0.5, -result, result)
 """
-# The sum over (q + k)^-s for q > 0: nine terms, and what follows them by Euler's and Maclaurin's formula.
-HELPERS["_hurwitz"] = """
-@triton.jit
-def _hurwitz(s, q):
-    result = libdevice.pow(q, -s)
-    for _ in tl.static_range(9):
-        q = q + 1.0
-        term = libdevice.pow(q, -s)
-        result += term
-    result += tl.where(term == 0.0, 0.0, term * q / (s - 1.0)) - 0.5 * term
-    term = tl.where(term == 0.0, 0.0, term / q * s)
-    coefficients: tl.constexpr = (
-        12.0, -720.0, 30240.0, -1209600.0, 47900160.0, -1892437580.3183792, 74724249600.0, -2950130727918.164,
-        116467828143500.67, -4597978722407473.0, 1.8152105401943546e17, -7.166165256175667e18)
-    for i in tl.static_range(12):
-        result += term / coefficients[i]
-        factor = tl.where(term == 0.0, 0.0, (s + (2 * i + 1)) / q)
-        term = term * factor * ((s + (2 * i + 2)) / q)
-    return result
-"""
-# For a whole s and q < 0, the terms on either side of 0 are sums of their own. An infinite q gives NaN, as in torch.
+# The sum over (q + k)^-s: 16 terms, and what follows them by Euler's and Maclaurin's formula. For a whole s and q < 0
+# there are three such sums: of what lies before 0 from its nearest on, of what lies after 0, and of what lies before q.
+# They are taken in one loop, because a power of f64s is long. An infinite q gives NaN, as in torch.
 HELPERS["_zeta"] = """
 @triton.jit
 def _zeta(s, q):
-    whole = libdevice.trunc(q)
-    left = whole - q
-    result = _hurwitz(s, tl.where(q > 0.0, q, 1.0 - left))
-    below = _hurwitz(s, tl.where(q < 0.0, left, 1.0)) - _hurwitz(s, tl.where(q < 0.0, 1.0 - q, 1.0))
-    half = s * 0.5
-    below = tl.where(half == tl.floor(half), below, -below)
-    result = tl.where(q < 0.0, tl.where(s == tl.floor(s), result + below, float("nan")), result + (q - q))
-    result = tl.where((q <= 0.0) & (q == whole), float("inf"), result)
-    return tl.where(s > 1.0, result, tl.where(s == 1.0, float("inf"), float("nan")))
+    zero = tl.where(s == q, 0.0, 0.0).to(q.dtype)
+    total = zero + (q - q)
+    a = tl.where(q < 0.0, libdevice.trunc(q) - q, q) + zero
+    for part in range(3):
+        term = zero
+        result = zero
+        for k in range(16):
+            term = libdevice.pow(a + k, -s)
+            result += term
+        last = a + 15.0
+        r = 1.0 / last
+        tail = term * (last / (s - 1.0)) - 0.5 * term
+        step = term * (r * s)
+        coefficients: tl.constexpr = (
+            8.333333333333333e-02, -1.388888888888889e-03, 3.306878306878307e-05, -8.267195767195768e-07,
+            2.08767569878681e-08, -5.284190138687493e-10, 1.3382536530684679e-11, -3.3896802963225827e-13)
+        for i in tl.static_range(8):
+            tail += step * coefficients[i]
+            step = step * ((s + (2 * i + 1)) * r) * ((s + (2 * i + 2)) * r)
+        result += tl.where(term == 0.0, tl.where(result == 0.0, s - s, 0.0), tail)
+        odd = (q < 0.0) & (s * 0.5 != tl.floor(s * 0.5)) & (part != 1)
+        result = tl.where(odd != (part == 2), -result, result)
+        total += tl.where((q < 0.0) | (part == 0), result, 0.0)
+        a = tl.where(part == 0, 1.0 - a, 1.0 - q)
+    total = tl.where((q < 0.0) & (s != tl.floor(s)), float("nan"), total)
+    total = tl.where((q <= 0.0) & (q == libdevice.trunc(q)), float("inf"), total)
+    return tl.where(s > 1.0, total, tl.where(s == 1.0, float("inf"), float("nan")))
 """
 
 
