@@ -147,7 +147,7 @@ def _cast(x, dtype):
 
 def _named_dtype(name: str, dtype: torch.dtype) -> None:
     @spells(f"Tensor.{name}")
-    def convert(self, memory_format=None):
+    def convert(self):
         return _cast(self, dtype)
 
 
@@ -160,7 +160,7 @@ for _name, _dtype in {
 
 
 @spells("Tensor.to")
-def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, memory_format=None, other=None):
+def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, other=None):
     for value in args:
         if isinstance(value, torch.dtype):
             dtype = value
@@ -627,7 +627,7 @@ def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
 
 
 def _made(op: Op, *args: Any, dtype=None, device=None, layout=None, pin_memory=False, requires_grad=False,
-          memory_format=None, out=None) -> Any:  # fmt: skip
+          out=None) -> Any:  # fmt: skip
     """A tensor made by an op; it will live where the fused function runs."""
     if requires_grad or out is not None:
         name = "requires_grad" if requires_grad else "out"

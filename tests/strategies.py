@@ -607,7 +607,7 @@ def _norm(builder: Builder, op: Op) -> dict[str, Any]:
 def _numbers(builder: Builder, op: Op) -> dict[str, Any]:
     low, high = builder.source.integer(-2, 2), builder.source.integer(3, 6)
     named = {"start": low, "end": high, "step": builder.source.pick([1, 2]), "steps": 4, "n": high, "m": 2}
-    return {key: named[key] for key in op.rules if key in named}
+    return {key: named[key] for key in op.signature.parameters if key in named}
 
 
 def _filled(builder: Builder, op: Op) -> dict[str, Any]:
