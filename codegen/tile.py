@@ -1,7 +1,8 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
-A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill. What
-depends on a batch size is left out on purpose: a new batch must not compile a new kernel.
+A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
+is long, such as a Bessel function, few. What depends on a batch size is left out on purpose: a new batch must not
+compile a new kernel.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
 large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.
@@ -13,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel
+from fusedsl.kernel import Assign, Axis, Kernel, Statement
 from fusedsl.schedule import padded
 
-PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
+PER_THREAD, FEW_PER_THREAD, WARP, MOST_WARPS = 8, 2, 32, 16
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
 PROCESSORS = 132
@@ -64,8 +65,13 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     if len(loops) > 1:  # of several loops only one is open at a time
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
-    warps = max(1, min(MOST_WARPS * WARP // lanes, total // (PER_THREAD * lanes)))
+    held = PER_THREAD if all(_is_cheap(s) for s in kernel.statements()) else FEW_PER_THREAD
+    warps = max(1, min(MOST_WARPS * WARP // lanes, total // (held * lanes)))
     return Config(tuple(tiles.items()), warps)
+
+
+def _is_cheap(statement: Statement) -> bool:
+    return not isinstance(statement, Assign) or statement.value.op is None or statement.value.op.cheap
 
 
 def _reduction(

@@ -136,25 +136,25 @@ def _bessel_y1(x):
 """
 
 
-@declare(type=floating, triton="_bessel_j0({0})", domain=(-12, 12))
+@declare(type=floating, triton="_bessel_j0({0})", domain=(-12, 12), cheap=False)
 def bessel_j0(x: torch.Tensor):
     """J0(x): the mean of cos(x sin t) over t from 0 to pi"""
     return torch.special.bessel_j0(x)
 
 
-@declare(type=floating, triton="_bessel_j1({0})", domain=(-12, 12))
+@declare(type=floating, triton="_bessel_j1({0})", domain=(-12, 12), cheap=False)
 def bessel_j1(x: torch.Tensor):
     """J1(x): the mean of cos(t - x sin t) over t from 0 to pi"""
     return torch.special.bessel_j1(x)
 
 
-@declare(type=floating, triton="_bessel_y0({0})", domain=(0.1, 12))
+@declare(type=floating, triton="_bessel_y0({0})", domain=(0.1, 12), cheap=False)
 def bessel_y0(x: torch.Tensor):
     """Y0(x), the solution beside J0 of x^2 y'' + x y' + x^2 y = 0"""
     return torch.special.bessel_y0(x)
 
 
-@declare(type=floating, triton="_bessel_y1({0})", domain=(0.1, 12))
+@declare(type=floating, triton="_bessel_y1({0})", domain=(0.1, 12), cheap=False)
 def bessel_y1(x: torch.Tensor):
     """Y1(x), the solution beside J1 of x^2 y'' + x y' + (x^2 - 1) y = 0"""
     return torch.special.bessel_y1(x)
@@ -278,49 +278,51 @@ def _modified_k1(x, near_factor, far_factor):
 """
 
 
-@declare(type=floating, triton="tl.exp(tl.abs({0})) * _modified_i0e({0})", torch=("torch.special.modified_bessel_i0",))
+@declare(type=floating, triton="tl.exp(tl.abs({0})) * _modified_i0e({0})", cheap=False,
+         torch=("torch.special.modified_bessel_i0",))  # fmt: skip
 def i0(x: torch.Tensor):
     """I0(x): the mean of e^(x cos t) over t from 0 to pi"""
     return torch.i0(x)
 
 
-@declare(type=floating, triton="_modified_i0e({0})")
+@declare(type=floating, triton="_modified_i0e({0})", cheap=False)
 def i0e(x: torch.Tensor):
     """e^-|x| I0(x)"""
     return torch.special.i0e(x)
 
 
-@declare(type=floating, triton="tl.exp(tl.abs({0})) * _modified_i1e({0})", torch=("torch.special.modified_bessel_i1",))
+@declare(type=floating, triton="tl.exp(tl.abs({0})) * _modified_i1e({0})", cheap=False,
+         torch=("torch.special.modified_bessel_i1",))  # fmt: skip
 def i1(x: torch.Tensor):
     """I1(x): the mean of e^(x cos t) cos t over t from 0 to pi"""
     return torch.special.i1(x)
 
 
-@declare(type=floating, triton="_modified_i1e({0})")
+@declare(type=floating, triton="_modified_i1e({0})", cheap=False)
 def i1e(x: torch.Tensor):
     """e^-|x| I1(x)"""
     return torch.special.i1e(x)
 
 
-@declare(type=floating, triton="_modified_k0({0}, 1.0, tl.exp(-{0}))", domain=(0.1, 9))
+@declare(type=floating, triton="_modified_k0({0}, 1.0, tl.exp(-{0}))", domain=(0.1, 9), cheap=False)
 def modified_bessel_k0(x: torch.Tensor):
     """K0(x): the integral of e^(-x cosh t) over t from 0"""
     return torch.special.modified_bessel_k0(x)
 
 
-@declare(type=floating, triton="_modified_k1({0}, 1.0, tl.exp(-{0}))", domain=(0.1, 9))
+@declare(type=floating, triton="_modified_k1({0}, 1.0, tl.exp(-{0}))", domain=(0.1, 9), cheap=False)
 def modified_bessel_k1(x: torch.Tensor):
     """K1(x): the integral of e^(-x cosh t) cosh t over t from 0"""
     return torch.special.modified_bessel_k1(x)
 
 
-@declare(type=floating, triton="_modified_k0({0}, tl.exp({0}), 1.0)", domain=(0.1, 9))
+@declare(type=floating, triton="_modified_k0({0}, tl.exp({0}), 1.0)", domain=(0.1, 9), cheap=False)
 def scaled_modified_bessel_k0(x: torch.Tensor):
     """e^x K0(x)"""
     return torch.special.scaled_modified_bessel_k0(x)
 
 
-@declare(type=floating, triton="_modified_k1({0}, tl.exp({0}), 1.0)", domain=(0.1, 9))
+@declare(type=floating, triton="_modified_k1({0}, tl.exp({0}), 1.0)", domain=(0.1, 9), cheap=False)
 def scaled_modified_bessel_k1(x: torch.Tensor):
     """e^x K1(x)"""
     return torch.special.scaled_modified_bessel_k1(x)

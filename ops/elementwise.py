@@ -9,11 +9,11 @@ import torch
 
 from fusedsl import ir
 from fusedsl.errors import BadArgument
-from fusedsl.ir import MaybeNumber, Node, ToDType, declare
+from fusedsl.ir import Flag, MaybeNumber, Node, Number, ToDType, declare
 from fusedsl.types import DType, Type, f64, i32, i64
 from fusedsl.types import dtype as dtype_of
 
-from .compare import clamp, eq, isnan, maximum, minimum, where
+from .compare import clamp, eq, isfinite, isnan, maximum, minimum, where
 from .convert import float_of, limits, narrow, torch_dtype, wide
 from .helpers import by_kind, on_tensors
 from .rules import common, floating, floats, integers, numeric, same
@@ -160,7 +160,8 @@ def _lcm(x: Node, other: Node) -> Node:
     """In i32 at least, as C computes what torch does."""
     dt = common([x.type, other.type], "lcm")
     x, other = (ir.cast(a, i32 if dt.is_integer and dt.bits < 32 else dt) for a in (x, other))
-    return ir.cast(abs(trunc_divide(x, gcd(x, other)) * other), dt)
+    shared = gcd(x, other)
+    return ir.cast(abs(trunc_divide(x, where(eq(shared, 0), 1, shared)) * other), dt)
 
 
 @declare(expand=_lcm, domain=(-40, 40))
@@ -403,6 +404,24 @@ def _nan_to_num(x: Node, nan: float | None, posinf: float | None, neginf: float 
 def nan_to_num(x: torch.Tensor, nan: MaybeNumber = None, posinf: MaybeNumber = None, neginf: MaybeNumber = None):
     """x with NaN (by default 0), inf and -inf (by default the greatest and least finite value) replaced"""
     return torch.nan_to_num(x, nan, posinf, neginf)
+
+
+def _isclose(x: Node, other: Node, rtol: float, atol: float, equal_nan: bool) -> Node:
+    """An infinite difference is close to nothing."""
+    close = eq(x, other)
+    if equal_nan:
+        close = close | (isnan(x) & isnan(other))
+    if rtol == 0 and atol == 0:
+        return close
+    dt = float_of(x, other)
+    gap = abs(ir.cast(x, dt) - ir.cast(other, dt))
+    return close | (isfinite(gap) & (gap <= abs(ir.cast(other, dt) * rtol) + atol))
+
+
+@declare(expand=_isclose)
+def isclose(x: torch.Tensor, other: torch.Tensor, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: Flag = False):
+    """Whether x == other or |x - other| <= atol + rtol |other|"""
+    return torch.isclose(x, other, rtol, atol, equal_nan)
 
 
 def _saturate(x: Node, dtype: DType) -> Node:

@@ -103,7 +103,7 @@ def erfinv(x: torch.Tensor):
     return torch.erfinv(x)
 
 
-@declare(type=floating, triton="_erfcx({0})")
+@declare(type=floating, triton="_erfcx({0})", cheap=False)
 def erfcx(x: torch.Tensor):
     """e^(x^2) erfc x, without overflow"""
     return torch.special.erfcx(x)
@@ -115,7 +115,7 @@ def ndtr(x: torch.Tensor):
     return torch.special.ndtr(x)
 
 
-@declare(type=floating, triton="_ndtri({0})", domain=(0.01, 0.99))
+@declare(type=floating, triton="_ndtri({0})", domain=(0.01, 0.99), cheap=False)
 def ndtri(x: torch.Tensor):
     """The y with ndtr y = x"""
     return torch.special.ndtri(x)
@@ -223,7 +223,7 @@ def _zeta_text(expr, s: str, q: str) -> str:
     return f"_zeta({s}, {q}).to(tl.{expr.dtype.language})"
 
 
-@declare(type=floating, triton="libdevice.lgamma({0})", torch=("torch.special.gammaln",), domain=(2.5, 9))
+@declare(type=floating, triton="libdevice.lgamma({0})", torch=("torch.special.gammaln",), domain=(2.5, 9), cheap=False)
 def lgamma(x: torch.Tensor):
     """ln |gamma(x)|"""
     return torch.lgamma(x)
@@ -246,19 +246,19 @@ def mvlgamma(x: torch.Tensor, p: Size):
     return torch.mvlgamma(x, p)
 
 
-@declare(type=floating, triton="_digamma({0})", torch=("torch.special.psi",), domain=(2, 9))
+@declare(type=floating, triton="_digamma({0})", torch=("torch.special.psi",), domain=(2, 9), cheap=False)
 def digamma(x: torch.Tensor):
     """The derivative of ln gamma(x)"""
     return torch.digamma(x)
 
 
-@declare(type=floating, triton="_trigamma({0})", domain=(0.5, 9))
+@declare(type=floating, triton="_trigamma({0})", domain=(0.5, 9), cheap=False)
 def trigamma(x: torch.Tensor):
     """The second derivative of ln gamma(x)"""
     return torch.polygamma(1, x)
 
 
-@declare(type=floating, triton=_zeta_text, domain=((1.5, 9), (0.5, 9)))
+@declare(type=floating, triton=_zeta_text, domain=((1.5, 9), (0.5, 9)), cheap=False)
 def zeta(x: torch.Tensor, other: torch.Tensor):
     """Hurwitz's zeta function: the sum of (other + k)^-x over k >= 0"""
     return torch.special.zeta(x, other)

@@ -112,7 +112,35 @@ def div(input, other, *, rounding_mode=None):
 
 @spells("torch.round", "Tensor.round", "torch.special.round")
 def round(input, *, decimals=0):
-    return ops.round(input) if decimals == 0 else ops.round(input * 10.0**decimals) / 10.0**decimals
+    scale = 10.0 ** abs(decimals)
+    if decimals < 0:
+        return ops.round(input / scale) * scale
+    return ops.round(input * scale) / scale if decimals else ops.round(input)
+
+
+@spells("torch.is_conj", "Tensor.is_conj", "torch.is_neg", "Tensor.is_neg")
+def is_conj(input):
+    return False
+
+
+@spells("torch.isreal", "Tensor.isreal")
+def isreal(input):
+    return ops.ones_like(input, torch.bool)
+
+
+@spells("torch.fill")
+def fill(input, value):
+    return ops.full_like(input, value)
+
+
+@spells("torch.isin")
+def isin(elements, test_elements, *, assume_unique=False, invert=False):
+    if hasattr(test_elements, "dtype"):
+        every = ops.reshape(test_elements, (-1,))
+        found = ops.any(ops.eq(ops.unsqueeze(elements, -1) if hasattr(elements, "dtype") else elements, every), -1)
+    else:
+        found = ops.eq(elements, test_elements)
+    return ops.logical_not(found) if invert else found
 
 
 @spells("torch.frexp", "Tensor.frexp")
@@ -584,6 +612,13 @@ def dropout(input, p=0.5, training=True, inplace=False, *, train=None):
     if (training if train is None else train) and p != 0:
         raise UnknownFunction(op="dropout", hint="Random numbers are not available: call .eval(), or use p=0.")
     return input
+
+
+@spells("F.rrelu", "torch.rrelu")
+def rrelu(input, lower=1 / 8, upper=1 / 3, training=False, inplace=False):
+    if training:
+        raise UnknownFunction(op="rrelu", hint="Random numbers are not available: call .eval().")
+    return ops.leaky_relu(input, (lower + upper) / 2)
 
 
 @spells("F.batch_norm")
