@@ -1,5 +1,5 @@
-"""Bessel functions. Coefficients and ranges are those of the Cephes Math Library (S. Moshier, 3-clause BSD), as in
-torch, so that far out, where the argument alone decides about the digits, the results are torch's.
+"""Bessel and Airy functions. Coefficients and ranges are those of the Cephes Math Library (S. Moshier, 3-clause BSD),
+as in torch, so that far out, where the argument alone decides about the digits, the results are torch's.
 """
 
 from __future__ import annotations
@@ -326,3 +326,68 @@ def scaled_modified_bessel_k0(x: torch.Tensor):
 def scaled_modified_bessel_k1(x: torch.Tensor):
     """e^x K1(x)"""
     return torch.special.scaled_modified_bessel_k1(x)
+
+
+# ---- Airy's function: a series near 0, a wave below, a power of e above ----------------------------------------------
+
+_AIRY_AN = (
+    0.346538101525629, 12.007595273964581, 76.27960536152345, 168.08922493463058, 159.75639135016442,
+    70.53609068404442, 14.026469116338967, 1.0,
+)
+_AIRY_AD = (
+    0.5675945326387702, 14.75625625848472, 84.51389701414746, 177.31808814540045, 164.2346928715297,
+    71.47784008255756, 14.095913560783403, 1.0,
+)
+_AIRY_AFN = (
+    -0.1316963234183318, -0.6264565444319123, -0.6931580360369335, -0.2797799815451191, -0.04919001326095003,
+    -0.004062659235948854, -0.0001592764962392621, -2.776491081552329e-06, -1.6778769848911465e-08,
+)
+_AIRY_AFD = (
+    13.356042070655324, 32.682503279522464, 26.736704094149957, 9.187074029072596, 1.4752914677166642,
+    0.11568717379518804, 0.004402916416152112, 7.547203482874142e-05, 4.5185009297058035e-07,
+)
+_AIRY_AGN = (
+    0.01973399320916857, 0.39110302961568827, 1.0657989759959559, 0.9391692298166502, 0.35146565610554764,
+    0.06338889196289255, 0.005858041130483885, 0.000282851600836737, 6.98793669997261e-06,
+    8.117892395543892e-08, 3.415517847659236e-10,
+)
+_AIRY_AGD = (
+    9.30892908077442, 19.835292871831214, 15.564662893286462, 5.476860694229755, 0.9542936116189619,
+    0.08645808263523921, 0.004126565238242226, 0.00010125908511650914, 1.1716673321441352e-06,
+    4.9183457006293e-09,
+)
+
+HELPERS["_airy"] = f"""
+@triton.jit
+def _airy(x):
+    z = x * x * x
+    m = x - x + 1.0
+    n = x
+    f = m
+    g = n
+    for i in range(14):
+        m = m * z / ((3 * i + 2) * (3 * i + 3))
+        n = n * z / ((3 * i + 3) * (3 * i + 4))
+        f += m
+        g += n
+    near = 0.3550280538878172 * f - 0.2588194037928068 * g
+    size = tl.abs(x)
+    root = tl.sqrt(size)
+    zeta = 2.0 * size * root / 3.0
+    t = 1.0 / zeta
+    scale = 0.5641895835477563 / tl.sqrt(root)
+    above = scale * 0.5 * (_polynomial(t, {_AIRY_AN}) / _polynomial(t, {_AIRY_AD})) * tl.exp(-zeta)
+    square = t * t
+    sine = 1.0 + square * (_polynomial(square, {_AIRY_AFN}) / _polynomial(square, {_AIRY_AFD}))
+    cosine = t * (_polynomial(square, {_AIRY_AGN}) / _polynomial(square, {_AIRY_AGD}))
+    angle = zeta + 0.7853981633974483
+    below = scale * (tl.sin(angle) * sine - tl.cos(angle) * cosine)
+    result = tl.where(x < -2.09, below, tl.where(x >= 2.09, above, near))
+    return tl.where(size == float("inf"), float("nan"), tl.where(x > 103.892, 0.0, result))
+"""
+
+
+@declare(type=floating, triton="_airy({0})", cheap=False)
+def airy_ai(x: torch.Tensor):
+    """Ai(x): cos(t^3 / 3 + x t) / pi, integrated over t from 0"""
+    return torch.special.airy_ai(x)
