@@ -71,11 +71,16 @@ def ones_like(x: torch.Tensor, dtype: MaybeDType = None):
     return torch.ones_like(x, dtype=maybe(dtype))
 
 
+def _truncated(value: Any) -> int:
+    return int(value)
+
+
 def _arange(start: Any, end: Any, step: Any, dtype: DType | None) -> Node:
     whole = all(isinstance(v, (int, Poly)) for v in (start, end, step))
     dt = dtype or (i64 if whole else default_float())
     if dt is i64 and not whole:
-        start, end, step, whole = int(start), int(end), int(step), True
+        start, end, step = (_truncated(v) for v in (start, end, step))
+        whole = True
     if step == 0:
         raise BadArgument(op="arange", name="step", rule="not 0", got=step, hint="")
     if whole:
@@ -84,7 +89,7 @@ def _arange(start: Any, end: Any, step: Any, dtype: DType | None) -> Node:
     else:
         n = max(math.ceil((end - start) / step), 0)
     if dt.is_integer and not whole:
-        start, step = int(start), int(step)
+        start, step = _truncated(start), _truncated(step)
     running = numbers(n)
     if not whole and dt.is_float:
         running = ir.cast(running, dt.computed)
