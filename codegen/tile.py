@@ -1,7 +1,7 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
-is long, such as a Bessel function, few. What depends on a batch size is left out on purpose: a new batch must not
+is long, such as a Bessel function, one. What depends on a batch size is left out on purpose: a new batch must not
 compile a new kernel.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
@@ -18,7 +18,7 @@ from fusedsl.kernel import Assign, Axis, Kernel, Statement
 from fusedsl.schedule import padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
-FEW_PER_THREAD, FEW_WARPS = 2, 8  # where an op is long: more warps would leave each thread fewer registers
+FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
 PROCESSORS = 132
@@ -67,7 +67,7 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     if len(loops) > 1:  # of several loops only one is open at a time
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
-    held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD * WARP // lanes, FEW_WARPS)
+    held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
     warps = max(1, min(most * WARP // lanes, total // (held * lanes)))
     return Config(tuple(tiles.items()), warps)
 
