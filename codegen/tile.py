@@ -1,7 +1,8 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
-A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill. What
-depends on a batch size is left out on purpose: a new batch must not compile a new kernel.
+A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
+is long, such as a Bessel function, one. What depends on a batch size is left out on purpose: a new batch must not
+compile a new kernel.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
 large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel
+from fusedsl.kernel import Assign, Axis, Kernel, Statement
 from fusedsl.schedule import padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
+FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
 PROCESSORS = 132
@@ -42,6 +44,7 @@ class Config:
 def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:
     """The tile sizes for a launch of these sizes."""
     scale = INTERPRETED // CHAIN if target == "interpret" else 1
+    cheap = scale > 1 or all(_is_cheap(s) for s in kernel.statements())
     tiles = {a.tile: padded(a.extent) for a in kernel.axes if a.role == "block"}
     inner = 1
     for n in tiles.values():
@@ -57,15 +60,20 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     if tiles or loops:
         _reduction(kernel, grid, loops, inner, sizes, scale, tiles)
     else:
-        _chain(kernel, grid, sizes, scale, tiles)
+        _chain(kernel, grid, sizes, scale, tiles, CHAIN if cheap else CHAIN * FEW_PER_THREAD // PER_THREAD)
     total = 1
     for n in tiles.values():
         total *= n
     if len(loops) > 1:  # of several loops only one is open at a time
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
-    warps = max(1, min(MOST_WARPS * WARP // lanes, total // (PER_THREAD * lanes)))
+    held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
+    warps = max(1, min(most * WARP // lanes, total // (held * lanes)))
     return Config(tuple(tiles.items()), warps)
+
+
+def _is_cheap(statement: Statement) -> bool:
+    return not isinstance(statement, Assign) or statement.value.op is None or statement.value.op.cheap
 
 
 def _reduction(
@@ -99,11 +107,13 @@ def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> in
     return min(most, max(16, min(COLUMNS, fill)) * scale)
 
 
-def _chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: int, tiles: dict[str, int]) -> None:
+def _chain(
+    kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], scale: int, tiles: dict[str, int], chain: int
+) -> None:
     """Pointwise: the contiguous axes first, then rows, so that what rows share is loaded once for several."""
     lanes = [a for a in grid if a in kernel.split] or grid[-1:]
     rest = [a for a in grid if a not in lanes]
-    total = CHAIN * scale * (2 if rest else 1)
+    total = chain * scale * (2 if rest else 1)
     room = total
     for axis in lanes:
         share = {1: room, 2: 32}.get(len(lanes), 16) if len(lanes) > 1 or not rest else total // 4

@@ -446,7 +446,8 @@ def declare(
     torch      other names of it, beside those of torch, torch.Tensor, torch.nn.functional and torch.special that are
                the op's own: "torch.absolute", "Tensor.__abs__"
     operator   Python's operator on nodes: "__add__"; the reflected one comes with it
-    cheap      whether recomputing it in each consumer costs less than a trip to memory
+    cheap      whether recomputing it in each consumer costs less than a trip to memory; where not, a thread of a GPU
+               holds few elements, because it takes many registers
     source     it has no operands that tell its type: whoever makes the node says the type
 
     Raises TypeError at import where the declaration contradicts itself.

@@ -230,6 +230,9 @@ class Session:
             raise UntraceableCapture(name="torch.autocast", what=what, hint=hint)
         kwargs = self._checked(function, kwargs)
         in_place = bool(kwargs.pop("inplace", False))
+        form = kwargs.pop("memory_format", None)
+        if form not in (None, torch.preserve_format):
+            return self._call(function, args, kwargs).contiguous(memory_format=form)
         target = dispatch.target_of(function)
         if target is None:
             target = dispatch.in_place_of(function)

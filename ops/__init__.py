@@ -7,6 +7,8 @@ from fusedsl.ir import OPS as _OPS
 
 from . import (  # noqa: F401  (imported for their declarations)
     activation,
+    bessel,
+    bits,
     compare,
     convert,
     elementwise,
@@ -15,10 +17,13 @@ from . import (  # noqa: F401  (imported for their declarations)
     losses,
     movement,
     norms,
+    polynomials,
     reduce,
     scan,
     source,
+    special,
     spell,
+    trigonometry,
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +14,13 @@ from fusedsl.ir import Choice, Dim, Node, Number, declare
 from fusedsl.types import show_shape
 
 from .compare import clamp, where
-from .convert import float_of, narrow, wide
-from .elementwise import abs, erf, exp, expm1, log1p, sigmoid, tanh
+from .convert import narrow, rounded_once, wide
+from .elementwise import abs, exp, expm1, log1p, sigmoid
 from .helpers import by_kind
 from .movement import select, slice, unsqueeze
 from .rules import numeric
-
-
-def rounded_once(formula: Callable[..., Node]) -> Callable[..., Node]:
-    """An expansion that computes a formula of floats in f32 at least, and rounds its result to the operand's dtype."""
-
-    def expand(x: Node, *operands: Node, **attrs) -> Node:
-        dt = float_of(x, *operands)
-        return narrow(formula(wide(x, dt), *(wide(o, dt) for o in operands), **attrs), dt)
-
-    return expand
+from .special import erf
+from .trigonometry import tanh
 
 
 def _as(value: float, x: Node) -> Node:

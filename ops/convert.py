@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from fusedsl import ir
@@ -94,3 +96,13 @@ def wide(x: Node, dt: DType) -> Node:
 def narrow(x: Node, dt: DType) -> Node:
     """The result of a composition, computed in f32, as dt."""
     return x if x.dtype is dt else retype(x, dt)
+
+
+def rounded_once(formula: Callable[..., Node]) -> Callable[..., Node]:
+    """An expansion that computes a formula of floats in f32 at least, and rounds its result to the operand's dtype."""
+
+    def expand(x: Node, *operands: Node, **attrs) -> Node:
+        dt = float_of(x, *operands)
+        return narrow(formula(wide(x, dt), *(wide(o, dt) for o in operands), **attrs), dt)
+
+    return expand

@@ -9,14 +9,14 @@ import torch
 
 from fusedsl import ir
 from fusedsl.errors import BadArgument
-from fusedsl.ir import MaybeNumber, Node, ToDType, declare
-from fusedsl.types import DType, Type, f64, i64
+from fusedsl.ir import Flag, MaybeNumber, Node, Number, ToDType, declare
+from fusedsl.types import DType, Type, f64, i32, i64
 from fusedsl.types import dtype as dtype_of
 
-from .compare import clamp, eq, isnan, maximum, minimum, where
+from .compare import clamp, eq, isfinite, isnan, maximum, minimum, where
 from .convert import float_of, limits, narrow, torch_dtype, wide
 from .helpers import by_kind, on_tensors
-from .rules import common, floating, floats, numeric, same
+from .rules import common, floating, floats, integers, numeric, same
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------
 
@@ -150,6 +150,26 @@ def lerp(x: torch.Tensor, end: torch.Tensor, weight: torch.Tensor):
     return torch.lerp(x, end, weight)
 
 
+@declare(type=integers, triton="_gcd({0}, {1})", domain=(-40, 40))
+def gcd(x: torch.Tensor, other: torch.Tensor):
+    """The greatest number that divides x and other, 0 for 0 and 0"""
+    return torch.gcd(x, other)
+
+
+def _lcm(x: Node, other: Node) -> Node:
+    """In i32 at least, as C computes what torch does."""
+    dt = common([x.type, other.type], "lcm")
+    x, other = (ir.cast(a, i32 if dt.is_integer and dt.bits < 32 else dt) for a in (x, other))
+    shared = gcd(x, other)
+    return ir.cast(abs(trunc_divide(x, where(eq(shared, 0), 1, shared)) * other), dt)
+
+
+@declare(expand=_lcm, domain=(-40, 40))
+def lcm(x: torch.Tensor, other: torch.Tensor):
+    """The least positive number that x and other divide, 0 if one is 0"""
+    return torch.lcm(x, other)
+
+
 # ---- powers and roots ------------------------------------------------------------------------------------------------
 
 
@@ -272,19 +292,24 @@ def log1p(x: torch.Tensor):
     return torch.log1p(x)
 
 
-def _logaddexp(x: Node, other: Node) -> Node:
+def _logaddexp(rest: Callable[[Node], Node]) -> Callable[..., Node]:
     def formula(x: Node, other: Node) -> Node:
-        top = maximum(x, other)
         gap = where(eq(x, other), 0.0, abs(x - other))  # inf - inf
-        return top + log1p(exp(-gap))
+        return maximum(x, other) + rest(-gap)
 
-    return _fused(x, other, formula=formula)
+    return lambda x, other: _fused(x, other, formula=formula)
 
 
-@declare(expand=_logaddexp)
+@declare(expand=_logaddexp(lambda gap: log1p(exp(gap))))
 def logaddexp(x: torch.Tensor, other: torch.Tensor):
     """ln(e^x + e^other), without overflow"""
     return torch.logaddexp(x, other)
+
+
+@declare(expand=_logaddexp(lambda gap: log1p(exp2(gap)) * (1 / math.log(2))))
+def logaddexp2(x: torch.Tensor, other: torch.Tensor):
+    """log2(2^x + 2^other), without overflow"""
+    return torch.logaddexp2(x, other)
 
 
 @declare(type=floating, domain=((-4, 4), (0, 4)),
@@ -292,6 +317,13 @@ def logaddexp(x: torch.Tensor, other: torch.Tensor):
 def xlogy(x: torch.Tensor, other: torch.Tensor):
     """x ln(other), 0 where x is 0"""
     return torch.xlogy(x, other)
+
+
+@declare(type=floating, domain=((-4, 4), (-0.9, 4)),
+         triton=on_tensors("tl.where(({0} == 0) & ({1} == {1}), 0.0, {0} * libdevice.log1p({1}))"))  # fmt: skip
+def xlog1py(x: torch.Tensor, other: torch.Tensor):
+    """x ln(1 + other), 0 where x is 0"""
+    return torch.special.xlog1py(x, other)
 
 
 @declare(type=floating, triton="1.0 / (1.0 + tl.exp(-{0}))", torch=("torch.special.expit",), domain=(-20, 20))
@@ -312,99 +344,6 @@ def _logit(x: Node, eps: float | None) -> Node:
 def logit(x: torch.Tensor, eps: MaybeNumber = None):
     """ln(x / (1 - x)), with x brought into [eps, 1 - eps] first"""
     return torch.logit(x, eps)
-
-
-# ---- trigonometry ----------------------------------------------------------------------------------------------------
-
-
-@declare(type=floating, triton="tl.sin({0})")
-def sin(x: torch.Tensor):
-    """sin x"""
-    return torch.sin(x)
-
-
-@declare(type=floating, triton="tl.cos({0})")
-def cos(x: torch.Tensor):
-    """cos x"""
-    return torch.cos(x)
-
-
-@declare(type=floating, triton="libdevice.tan({0})", domain=(-1.5, 1.5))
-def tan(x: torch.Tensor):
-    """tan x"""
-    return torch.tan(x)
-
-
-@declare(type=floating, triton="libdevice.asin({0})", torch=("torch.arcsin", "Tensor.arcsin"), domain=(-1, 1))
-def asin(x: torch.Tensor):
-    """arcsin x"""
-    return torch.asin(x)
-
-
-@declare(type=floating, triton="libdevice.acos({0})", torch=("torch.arccos", "Tensor.arccos"), domain=(-1, 1))
-def acos(x: torch.Tensor):
-    """arccos x"""
-    return torch.acos(x)
-
-
-@declare(type=floating, triton="libdevice.atan({0})", torch=("torch.arctan", "Tensor.arctan"))
-def atan(x: torch.Tensor):
-    """arctan x"""
-    return torch.atan(x)
-
-
-@declare(type=floating, triton=on_tensors("libdevice.atan2({0}, {1})"), torch=("torch.arctan2", "Tensor.arctan2"))
-def atan2(x: torch.Tensor, other: torch.Tensor):
-    """The angle of the point (other, x)."""
-    return torch.atan2(x, other)
-
-
-@declare(type=floating, triton="libdevice.sinh({0})")
-def sinh(x: torch.Tensor):
-    """sinh x"""
-    return torch.sinh(x)
-
-
-@declare(type=floating, triton="libdevice.cosh({0})")
-def cosh(x: torch.Tensor):
-    """cosh x"""
-    return torch.cosh(x)
-
-
-@declare(type=floating, triton="libdevice.tanh({0})")
-def tanh(x: torch.Tensor):
-    """tanh x"""
-    return torch.tanh(x)
-
-
-@declare(type=floating, triton="libdevice.asinh({0})", torch=("torch.arcsinh", "Tensor.arcsinh"))
-def asinh(x: torch.Tensor):
-    """arsinh x"""
-    return torch.asinh(x)
-
-
-@declare(type=floating, triton="libdevice.acosh({0})", torch=("torch.arccosh", "Tensor.arccosh"), domain=(1, 4))
-def acosh(x: torch.Tensor):
-    """arcosh x"""
-    return torch.acosh(x)
-
-
-@declare(type=floating, triton="libdevice.atanh({0})", torch=("torch.arctanh", "Tensor.arctanh"), domain=(-0.9, 0.9))
-def atanh(x: torch.Tensor):
-    """artanh x"""
-    return torch.atanh(x)
-
-
-@declare(type=floating, triton="tl.erf({0})")
-def erf(x: torch.Tensor):
-    """2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x"""
-    return torch.erf(x)
-
-
-@declare(type=floating, triton="libdevice.erfc({0})")
-def erfc(x: torch.Tensor):
-    """1 - erf x, exact for large x"""
-    return torch.erfc(x)
 
 
 # ---- rounding --------------------------------------------------------------------------------------------------------
@@ -465,6 +404,24 @@ def _nan_to_num(x: Node, nan: float | None, posinf: float | None, neginf: float 
 def nan_to_num(x: torch.Tensor, nan: MaybeNumber = None, posinf: MaybeNumber = None, neginf: MaybeNumber = None):
     """x with NaN (by default 0), inf and -inf (by default the greatest and least finite value) replaced"""
     return torch.nan_to_num(x, nan, posinf, neginf)
+
+
+def _isclose(x: Node, other: Node, rtol: float, atol: float, equal_nan: bool) -> Node:
+    """An infinite difference is close to nothing."""
+    close = eq(x, other)
+    if equal_nan:
+        close = close | (isnan(x) & isnan(other))
+    if rtol == 0 and atol == 0:
+        return close
+    dt = float_of(x, other)
+    gap = abs(ir.cast(x, dt) - ir.cast(other, dt))
+    return close | (isfinite(gap) & (gap <= abs(ir.cast(other, dt) * rtol) + atol))
+
+
+@declare(expand=_isclose)
+def isclose(x: torch.Tensor, other: torch.Tensor, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: Flag = False):
+    """Whether x == other or |x - other| <= atol + rtol |other|"""
+    return torch.isclose(x, other, rtol, atol, equal_nan)
 
 
 def _saturate(x: Node, dtype: DType) -> Node:

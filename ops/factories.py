@@ -11,10 +11,11 @@ import torch
 from fusedsl import ir
 from fusedsl.errors import BadArgument
 from fusedsl.index import Index, Poly, cdiv
-from fusedsl.ir import Bound, DimOrder, MaybeDType, MaybeSize, Node, Number, Size, Sizes, declare
-from fusedsl.types import DType, f64, i64
+from fusedsl.ir import Bound, DimOrder, MaybeDType, MaybeSize, Node, Size, Sizes, declare
+from fusedsl.types import DType, Type, f64, i64, show_shape
 
 from .compare import eq, where
+from .convert import clone
 from .movement import along, expand, unsqueeze
 from .reduce import maybe
 from .rules import default_float
@@ -24,6 +25,8 @@ from .source import numbers
 def filled(shape: Sequence[Index], value: Any, dt: DType) -> Node:
     """A constant of that shape."""
     scalar = ir.cast(ir.as_node(value), dt)
+    if scalar.type.weak:  # a tensor, not a number any more
+        scalar = ir.constant(scalar["value"], Type(dt)) if scalar.op.name == "const" else clone(scalar)
     return expand(scalar, shape) if shape else scalar
 
 
@@ -68,9 +71,16 @@ def ones_like(x: torch.Tensor, dtype: MaybeDType = None):
     return torch.ones_like(x, dtype=maybe(dtype))
 
 
+def _truncated(value: Any) -> int:
+    return int(value)
+
+
 def _arange(start: Any, end: Any, step: Any, dtype: DType | None) -> Node:
     whole = all(isinstance(v, (int, Poly)) for v in (start, end, step))
     dt = dtype or (i64 if whole else default_float())
+    if dt is i64 and not whole:
+        start, end, step = (_truncated(v) for v in (start, end, step))
+        whole = True
     if step == 0:
         raise BadArgument(op="arange", name="step", rule="not 0", got=step, hint="")
     if whole:
@@ -78,9 +88,11 @@ def _arange(start: Any, end: Any, step: Any, dtype: DType | None) -> Node:
         n = max(n, 0) if isinstance(n, int) else n
     else:
         n = max(math.ceil((end - start) / step), 0)
+    if dt.is_integer and not whole:
+        start, step = _truncated(start), _truncated(step)
     running = numbers(n)
-    if not whole:
-        running = ir.cast(running, dt.computed if dt.is_float else f64)
+    if not whole and dt.is_float:
+        running = ir.cast(running, dt.computed)
     if (start, step) != (0, 1):
         running = running * step + start
     return ir.cast(running, dt)
@@ -92,16 +104,25 @@ def arange(start: Bound, end: Bound, step: Bound = 1, dtype: MaybeDType = None):
     return torch.arange(start, end, step, dtype=maybe(dtype))
 
 
-def _linspace(start: float, end: float, steps: Index, dtype: DType | None) -> Node:
+def _linspace(start: Node, end: Node, steps: Index, dtype: DType | None) -> Node:
+    """From the nearer end. Between integers the ends are whole."""
     dt = dtype or default_float()
-    running = ir.cast(numbers(steps), dt.computed if dt.is_float else f64)
-    gaps = ir.as_node(steps - 1)
-    gap = (end - start) / max(steps - 1, 1) if isinstance(steps, int) else (end - start) / gaps
+    inner = dt.computed if dt.is_float else f64
+    start, end = (ir.cast(_scalar(v) if dt.is_float else ir.cast(_scalar(v), dt), inner) for v in (start, end))
+    running, gaps = ir.cast(numbers(steps), inner), ir.as_node(steps - 1)
+    gap = (end - start) / (max(steps - 1, 1) if isinstance(steps, int) else gaps)
     return ir.cast(where(running * 2 < steps, running * gap + start, end - (gaps - running) * gap), dt)
 
 
+def _scalar(value: Node) -> Node:
+    if value.rank:
+        raise BadArgument(op="linspace", name="an end", rule="a number or a tensor of no dimensions",
+                          got=show_shape(value.shape), hint="")  # fmt: skip
+    return value
+
+
 @declare(expand=_linspace)
-def linspace(start: Number, end: Number, steps: Size, dtype: MaybeDType = None):
+def linspace(start: torch.Tensor, end: torch.Tensor, steps: Size, dtype: MaybeDType = None):
     """`steps` numbers, evenly spaced, from start to end"""
     return torch.linspace(start, end, steps, dtype=maybe(dtype))
 

@@ -70,6 +70,25 @@ def _log_sum(a, b):
     gap = tl.where(a == b, 0.0, tl.abs(a - b))  # inf - inf
     return top + libdevice.log1p(tl.exp(-gap))
 ''',
+    "_polynomial": '''
+@triton.jit
+def _polynomial(x, coefficients):
+    """coefficients[0] x^n + ... + coefficients[n]"""
+    result = x * coefficients[0] + coefficients[1]
+    for i in tl.static_range(2, len(coefficients)):
+        result = result * x + coefficients[i]
+    return result
+''',
+    "_chebyshev_sum": '''
+@triton.jit
+def _chebyshev_sum(x, coefficients):
+    """The sum of coefficients[n - k] T_k(x / 2), the last of them halved, by Clenshaw's recurrence."""
+    after, result = x - x + coefficients[0], x * coefficients[0] + coefficients[1]
+    before = after
+    for i in tl.static_range(2, len(coefficients)):
+        before, after, result = after, result, x * result - after + coefficients[i]
+    return 0.5 * (result - before)
+''',
     # Integer division by zero may trap, and lanes beyond a tail hold zeros: there, divide by 1. A sum with a ^ a, which
     # is 0, makes a tensor of a literal here and below.
     "_divisor": '''
@@ -106,6 +125,15 @@ def _floor_remainder(a, b):
     b = _divisor(a, b)
     rest = a % b
     return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+''',
+    "_gcd": '''
+@triton.jit
+def _gcd(a, b):
+    """The greatest common divisor, by Euclid's steps: the golden ratio bounds how many there are."""
+    a, b = tl.abs(a + (b ^ b)), tl.abs(b + (a ^ a))
+    for _ in range(3 * a.dtype.primitive_bitwidth // 2):
+        a, b = _trunc_remainder(b, a), tl.where(a == 0, b, a)
+    return b
 ''',
     "_floor_quotient": '''
 @triton.jit

@@ -73,7 +73,9 @@ for _name, _target in _OPERATORS.items():
         SPELLINGS[f"Tensor.__r{_name}__"] = _reflected(OPS[_target])
 
 
-@spells("torch.positive", "Tensor.positive", "Tensor.__pos__")
+@spells("torch.positive", "Tensor.positive", "Tensor.__pos__", "torch.real", "Tensor.real", "torch.conj", "Tensor.conj",
+        "torch.conj_physical", "Tensor.conj_physical", "torch.resolve_conj", "Tensor.resolve_conj",
+        "torch.resolve_neg", "Tensor.resolve_neg")  # fmt: skip
 def positive(input):
     return input
 
@@ -110,7 +112,45 @@ def div(input, other, *, rounding_mode=None):
 
 @spells("torch.round", "Tensor.round", "torch.special.round")
 def round(input, *, decimals=0):
-    return ops.round(input) if decimals == 0 else ops.round(input * 10.0**decimals) / 10.0**decimals
+    scale = 10.0 ** abs(decimals)
+    if decimals < 0:
+        return ops.round(input / scale) * scale
+    return ops.round(input * scale) / scale if decimals else ops.round(input)
+
+
+@spells("torch.is_conj", "Tensor.is_conj", "torch.is_neg", "Tensor.is_neg")
+def is_conj(input):
+    return False
+
+
+@spells("torch.isreal", "Tensor.isreal")
+def isreal(input):
+    return ops.ones_like(input, torch.bool)
+
+
+@spells("torch.fill")
+def fill(input, value):
+    return ops.full_like(input, value)
+
+
+@spells("torch.isin")
+def isin(elements, test_elements, *, assume_unique=False, invert=False):
+    if hasattr(test_elements, "dtype"):
+        every = ops.reshape(test_elements, (-1,))
+        found = ops.any(ops.eq(ops.unsqueeze(elements, -1) if hasattr(elements, "dtype") else elements, every), -1)
+    else:
+        found = ops.eq(elements, test_elements)
+    return ops.logical_not(found) if invert else found
+
+
+@spells("torch.frexp", "Tensor.frexp")
+def frexp(input):
+    return torch.return_types.frexp(ops.frexp(input))
+
+
+@spells("torch.polygamma", "torch.special.polygamma")
+def polygamma(n, input):
+    return ops.polygamma(input, n)
 
 
 @spells("torch.where")
@@ -135,7 +175,7 @@ def _cast(x, dtype):
 
 def _named_dtype(name: str, dtype: torch.dtype) -> None:
     @spells(f"Tensor.{name}")
-    def convert(self, memory_format=None):
+    def convert(self):
         return _cast(self, dtype)
 
 
@@ -148,7 +188,7 @@ for _name, _dtype in {
 
 
 @spells("Tensor.to")
-def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, memory_format=None, other=None):
+def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, other=None):
     for value in args:
         if isinstance(value, torch.dtype):
             dtype = value
@@ -574,6 +614,13 @@ def dropout(input, p=0.5, training=True, inplace=False, *, train=None):
     return input
 
 
+@spells("F.rrelu", "torch.rrelu")
+def rrelu(input, lower=1 / 8, upper=1 / 3, training=False, inplace=False):
+    if training:
+        raise UnknownFunction(op="rrelu", hint="Random numbers are not available: call .eval().")
+    return ops.leaky_relu(input, (lower + upper) / 2)
+
+
 @spells("F.batch_norm")
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     if training:
@@ -615,7 +662,7 @@ def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
 
 
 def _made(op: Op, *args: Any, dtype=None, device=None, layout=None, pin_memory=False, requires_grad=False,
-          memory_format=None, out=None) -> Any:  # fmt: skip
+          out=None) -> Any:  # fmt: skip
     """A tensor made by an op; it will live where the fused function runs."""
     if requires_grad or out is not None:
         name = "requires_grad" if requires_grad else "out"

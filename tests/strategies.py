@@ -415,6 +415,10 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("vector_norm", "ord"): (2, 1, math.inf, -math.inf, 0, 3.0),
     ("logit", "eps"): (None, 0.1),
     ("retype", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
+    ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
+    ("mvlgamma", "p"): (1, 3),
+    ("polygamma", "n"): (0, 1, 2, 5),
+    **{(name, "n"): (0, 1, 3, 9) for name in OPS if "_polynomial_" in name},
 }
 
 # Operands for which torch takes Python numbers only.
@@ -603,7 +607,7 @@ def _norm(builder: Builder, op: Op) -> dict[str, Any]:
 def _numbers(builder: Builder, op: Op) -> dict[str, Any]:
     low, high = builder.source.integer(-2, 2), builder.source.integer(3, 6)
     named = {"start": low, "end": high, "step": builder.source.pick([1, 2]), "steps": 4, "n": high, "m": 2}
-    return {key: named[key] for key in op.rules if key in named}
+    return {key: named[key] for key in op.signature.parameters if key in named}
 
 
 def _filled(builder: Builder, op: Op) -> dict[str, Any]:

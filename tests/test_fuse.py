@@ -61,6 +61,14 @@ def test_strides_are_read_as_they_are_and_written_as_eager_writes_them(view):
     assert_matches(fuse(lambda x: x.amax(0, keepdim=True).expand(4, -1)), (x,))
 
 
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last, torch.preserve_format])
+def test_a_memory_format_is_followed(form):
+    for x in (torch.randn(2, 3, 4, 5), torch.randn(2, 4, 5, 3).permute(0, 3, 1, 2), torch.randn(5, 3, 4, 2).mT):
+        assert_matches(fuse(lambda x: x.to(torch.float64, memory_format=form)), (x,))
+        assert_matches(fuse(lambda x: (x * 2).clone(memory_format=form)), (x,))
+        assert_matches(fuse(lambda x: torch.zeros_like(x, memory_format=form)), (x,))
+
+
 def test_inputs_may_overlap():
     x = torch.randn(100)
     assert_matches(fuse(lambda a, b: a * b + a), (x[:-1], x[1:]))

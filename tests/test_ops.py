@@ -246,6 +246,17 @@ CALLS_OF_TORCH = {
         torch.sign(x); torch.frac(x); torch.isnan(x); torch.signbit(x); torch.logit(prob, eps=1e-3); x.pow(3);
         torch.pow(2, x); x.square(); x.rsqrt(); x.sigmoid(); x.tanh(); torch.bitwise_left_shift(xi, 1);
         torch.logaddexp(x, y)""",
+    "special": """
+        torch.frexp(x); x.frexp().exponent; torch.polygamma(2, y.abs()); y.abs().polygamma(0);
+        torch.special.psi(y.abs()); torch.special.gammaln(x); torch.special.multigammaln(y.abs() + 2, 3);
+        torch.special.i0e(x); x.sinc(); x.deg2rad();
+        torch.special.chebyshev_polynomial_t(x, 3); torch.special.legendre_polynomial_p(x, 2); x.angle(); torch.real(x);
+        x.real; x.conj(); x.isreal(); torch.resolve_neg(x); x.is_conj(); torch.isclose(x, x + 1e-9); torch.isin(xi, j);
+        torch.isclose(xi, xi + 1, atol=1); torch.isclose(x / 0, x / 0, equal_nan=True); torch.isin(xi, 3, invert=True);
+        torch.isin(3, xi); torch.fill(x, 2.5); torch.ldexp(x, xi); torch.ldexp(h, xi); torch.gcd(xi, xi + 3);
+        torch.lcm(xi, 0 * xi); torch.nextafter(x, y); torch.nextafter(h, h + 1); torch.xlogy(2., y.abs());
+        torch.special.zeta(2., y.abs()); torch.logaddexp2(x, y); F.rrelu(x); x.round(decimals=-1);
+        x.clone().digamma_()""",
     "views": """
         x.view(-1); x.view(3, 2, 8); x.reshape(2, 3, -1); x.reshape((48,)); x.view(x.shape[0], 2, -1); x.flatten();
         z.flatten(1); z.flatten(1, 2); x.unflatten(1, (2, 4)); x.unflatten(-1, (-1, 2)); x.permute(1, 0);
@@ -306,7 +317,10 @@ CALLS_OF_TORCH = {
         torch.ones_like(x, dtype=torch.int64); torch.full_like(xi, 7); torch.eye(3); torch.eye(2, 4);
         torch.linspace(0, 1, 5); x.new_zeros(3); x.new_ones(2, 2); x.new_full((2,), 3.); torch.tensor(3.);
         torch.tensor([1, 2, 3]) * xi[:, :3]; torch.tril(torch.ones(4, 4, dtype=torch.bool));
-        torch.zeros(x.shape[0], 2) + 1; torch.linspace(-1, 1, steps=4, dtype=torch.float64)""",
+        torch.zeros(x.shape[0], 2) + 1; torch.linspace(-1, 1, steps=4, dtype=torch.float64);
+        torch.linspace(x[0, 0], x[0, 1], 5); torch.linspace(0.7, 9.9, 8, dtype=torch.int32);
+        torch.arange(0.5, 4.5, dtype=torch.int64); torch.arange(-1.5, 3.5, 1.5, dtype=torch.int32);
+        torch.full_like(v[0].double(), 2.5) * v[1]; torch.full((), 2, dtype=torch.int64)""",
     "modules": """
         torch.nn.Softmax(-1)(x); torch.nn.GELU()(x); torch.nn.ReLU()(x); torch.nn.LeakyReLU(0.3)(x);
         torch.nn.CrossEntropyLoss()(x, tgt); torch.nn.Flatten()(z); torch.nn.SiLU()(x); torch.nn.Hardtanh()(x)""",
@@ -398,6 +412,11 @@ MISTAKES = {
     "groups": (lambda: ops.group_norm(REAL, 3), BadArgument, "group_norm: num_groups must be a divisor"),
     "reduction": (lambda: ops.mse_loss(REAL, REAL, "max"), BadArgument, "mse_loss: reduction must be"),
     "targets": (lambda: ops.nll_loss(REAL, ROWS), DTypesDisagree, "nll_loss: targets must be integers, got f32"),
+    "degree": (lambda: ops.legendre_polynomial_p(REAL, 101), BadArgument, "n must be at most 100, got 101"),
+    "degree of data": (lambda: ops.legendre_polynomial_p(REAL, ROWS), BadArgument, "it cannot be a tensor"),
+    "mvlgamma": (lambda: ops.mvlgamma(REAL, 0), BadArgument, "mvlgamma: p must be a number of at least 1, got 0"),
+    "nextafter": (lambda: ops.nextafter(WHOLE, WHOLE), DTypesDisagree, "nextafter: operands must be floats, got i64"),
+    "linspace": (lambda: ops.linspace(ROWS, 1.0, 4), BadArgument, "a number or a tensor of no dimensions, got [3]"),
     "a call": (lambda: ops.exp(REAL, 1), BadArgument, "exp: the call must be exp(x)"),
     "an operand": (lambda: REAL + "1", BadArgument, "add: an operand must be a tensor or a Python number, got '1'"),
 }  # fmt: skip

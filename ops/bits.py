@@ -1,0 +1,116 @@
+"""Floats by their bits: mantissa and exponent, and the float next to one."""
+
+from __future__ import annotations
+
+import torch
+
+from fusedsl.errors import DTypesDisagree
+from fusedsl.ir import Node, ToDType, TypeRule, declare
+from fusedsl.types import DType, Type, broadcast, i32
+
+from .compare import right_shift
+from .convert import float_of, narrow, torch_dtype, wide
+from .elementwise import exp2
+from .helpers import HELPERS, on_tensors
+from .rules import common, floats
+
+# Of a float: its bits, those of the mantissa, the exponent's bias less 1, and a power of two that leaves no denormals.
+HELPERS["_float_parts"] = """
+@triton.jit
+def _float_parts(x):
+    if x.dtype == tl.float64:
+        small = tl.abs(x) < 2.2250738585072014e-308
+        bits = tl.where(small, x * 18014398509481984.0, x).to(tl.int64, bitcast=True)
+        return bits, tl.where(small, 1076, 1022), (bits >> 52) & 0x7FF, bits & -0x7FF0000000000001 | 0x3FE0000000000000
+    else:
+        small = tl.abs(x) < 1.1754943508222875e-38
+        bits = tl.where(small, x * 16777216.0, x).to(tl.int32, bitcast=True)
+        return bits, tl.where(small, 150, 126), (bits >> 23) & 0xFF, bits & -0x7F800001 | 0x3F000000
+"""
+HELPERS["_mantissa"] = """
+@triton.jit
+def _mantissa(x):
+    _, _, _, mantissa = _float_parts(x)
+    return tl.where((x == 0) | (x - x != 0), x, mantissa.to(x.dtype, bitcast=True))
+"""
+HELPERS["_exponent"] = """
+@triton.jit
+def _exponent(x):
+    _, bias, exponent, _ = _float_parts(x)
+    return tl.where((x == 0) | (x - x != 0), 0, exponent.to(tl.int32) - bias)
+"""
+HELPERS["_nextafter"] = """
+@triton.jit
+def _nextafter(a, b, number: tl.constexpr, whole: tl.constexpr):
+    bits = a.to(number).to(whole, bitcast=True)
+    least = (bits - bits + 1).to(number, bitcast=True).to(a.dtype)
+    step = tl.where((a < b) == (a > 0), bits + 1, bits - 1).to(number, bitcast=True).to(a.dtype)
+    step = tl.where(a == 0, tl.where(b < 0, -least, least), step)
+    return tl.where((a != a) | (b != b), a + b, tl.where(a == b, b, step))
+"""
+
+
+@declare(type=floats, triton="_mantissa({0})")
+def mantissa(x: torch.Tensor):
+    """The m with x = m 2^e and 1/2 <= |m| < 1; x itself where it is 0, infinite or NaN"""
+    return torch.frexp(x).mantissa
+
+
+@declare(type=TypeRule(lambda types: Type(i32, types[0].shape), floats.operands), triton="_exponent({0})")
+def exponent(x: torch.Tensor):
+    """The e with x = m 2^e and 1/2 <= |m| < 1; 0 where x is 0, infinite or NaN"""
+    return torch.frexp(x).exponent
+
+
+@declare(expand=lambda x: (mantissa(x), exponent(x)))
+def frexp(x: torch.Tensor):
+    """mantissa(x) and exponent(x)"""
+    return torch.frexp(x)
+
+
+def _ldexp(x: Node, other: Node) -> Node:
+    """By a whole other in two steps, which stay in range where the result does."""
+    dt = float_of(x, other)
+    z = wide(x, dt)
+    if not other.dtype.is_integer:
+        return narrow(z * exp2(wide(other, dt)), dt)
+    half = right_shift(other, 1)
+    return narrow(z * exp2(wide(half, dt)) * exp2(wide(other - half, dt)), dt)
+
+
+@declare(expand=_ldexp, domain=((-4, 4), (-9, 9)))
+def ldexp(x: torch.Tensor, other: torch.Tensor):
+    """x 2^other"""
+    return torch.ldexp(x, other)
+
+
+def _next_type(types, *, dtype: DType) -> Type:
+    if dtype.bits == 8 or not dtype.is_float or any(t.dtype is not dtype.computed for t in types):
+        raise DTypesDisagree(op="next_float", rule="operands must be computed as floats of 16 bits or more are",
+                             got=str(dtype), hint="Cast with .to(torch.float32).")  # fmt: skip
+    return Type(types[0].dtype, broadcast([t.shape for t in types], "next_float"))
+
+
+def _next_text(expr, *operands: str) -> str:
+    dt, same = expr.attrs["dtype"], on_tensors("_nextafter({0}, {1}")(expr, *operands)
+    return f"{same}, tl.{dt.language}, tl.int{dt.bits})"
+
+
+@declare(type=TypeRule(_next_type), triton=_next_text)
+def next_float(x: torch.Tensor, other: torch.Tensor, dtype: ToDType):
+    """The float of a dtype that is next to x on the way to other"""
+    to = torch_dtype(dtype)
+    return torch.nextafter(x.to(to), other.to(to)).to(x.dtype)
+
+
+def _nextafter(x: Node, other: Node) -> Node:
+    dt = common([x.type, other.type], "nextafter")
+    if not dt.is_float:
+        raise DTypesDisagree(op="nextafter", rule="operands must be floats", got=str(dt), hint="Use x + 1 or x - 1.")
+    return narrow(next_float(wide(x, dt), wide(other, dt), dt), dt)
+
+
+@declare(expand=_nextafter)
+def nextafter(x: torch.Tensor, other: torch.Tensor):
+    """The float of x's dtype that is next to x on the way to other"""
+    return torch.nextafter(x, other)
