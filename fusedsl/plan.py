@@ -19,7 +19,7 @@ from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
 from .codegen.triton import Parameter, for_target, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
-from .errors import BadOption, IndexOutOfRange, Line
+from .errors import BadOption, IndexOutOfRange, Line, UnsupportedDevice
 from .index import evaluate
 from .interpret import interpret
 from .ir import OPS, Graph, Node, build
@@ -435,11 +435,20 @@ class Planner:
         key = (*sizes.values(), *[values[i].stride() for i in self._tensors])
         plan = self._called.get(key)
         if plan is None:
+            self._check_memory(values, device)
             plan = self.plan(values, sizes, device)
             if len(self._called) > 4096:
                 self._called.clear()
             self._called[key] = plan
         return plan
+
+    def _check_memory(self, values: Sequence[Any], device: torch.device) -> None:
+        """Meta tensors stand for others in a plan. They have nothing to compute with in a call."""
+        for node, value in zip(self.original.inputs, values, strict=True):
+            if isinstance(value, torch.Tensor) and value.device != device:
+                raise UnsupportedDevice(op=self.original.name, rule="all tensors must be on one device",
+                                        got=f"{device} and {value.device} ({node['name']})",
+                                        hint="To see what a call would do, ask for its plan.")  # fmt: skip
 
     def plan(
         self, values: Sequence[Any], sizes: Sizes, device: torch.device, target: str | None = None, safe: bool = False

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .errors import BadArgument, DataDependent, UnknownFunction, UntraceableCapture
@@ -300,6 +301,10 @@ def _operator(name: str, function: Callable) -> None:
     """An operator: torch's own would make "unsupported operand" of our TypeErrors."""
 
     def method(self: Proxy, other: Any) -> Any:
+        if isinstance(other, _NO_OPERANDS) and name not in ("__eq__", "__ne__"):
+            hint = "Make a tensor of it outside of the fused function."
+            raise BadArgument(op=f"Tensor.{name}", name="the other operand", rule="a tensor or a number",
+                              got=repr(other), hint=hint)  # fmt: skip
         if not isinstance(other, (torch.Tensor, numbers.Number)):
             return NotImplemented
         return self._session.call(function, (self, other), {})
@@ -309,6 +314,7 @@ def _operator(name: str, function: Callable) -> None:
 
 
 _OPERATORS: set[str] = set()
+_NO_OPERANDS = (str, bytes, list, tuple, dict, set, type(None), np.ndarray)  # they would answer, and mislead
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
 for _name in _ARITHMETIC:
     for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):

@@ -6,7 +6,7 @@ both alias as in eager; so do several results that share memory with each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -140,8 +140,11 @@ class Ends:
             if leaf.is_fixed:
                 return ("value", leaf.value)
             return self._input("number", self.session.of_number(leaf))
-        if any(isinstance(part, Proxy) for part in getattr(leaf, "__dict__", {}).values()):
+        holds = any(isinstance(part, Proxy) for part in getattr(leaf, "__dict__", {}).values())
+        if holds or isinstance(leaf, Iterator):
             rule, hint = "made of lists, tuples and dicts", "Register its class with torch.utils._pytree."
+            if isinstance(leaf, Iterator):
+                hint = "Give a list of what it goes through."
             got = f"a {type(leaf).__name__}"
             raise BadArgument(op=self.session.name, name="the result", rule=rule, got=got, hint=hint)
         return ("value", leaf)

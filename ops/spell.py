@@ -499,10 +499,20 @@ def _equal_parts(n, size) -> list:
     return [size] * (n // size) + ([n % size] if n % size or n == 0 else [])
 
 
+@spells("Tensor.unfold")
+def windows(self, dimension, size, step):
+    n = self.shape[_dim(self, dimension, "unfold")]
+    if n < size:
+        raise BadArgument(op="unfold", name="size", rule=f"at most {n}", got=size, hint="")
+    return ops.unfold(self, dimension, size, step)
+
+
 @spells("torch.chunk", "Tensor.chunk")
 def chunk(input, chunks, dim=0):
     dim = _dim(input, dim, "chunk")
     n = input.shape[dim]
+    if _number(chunks) < 1:
+        raise BadArgument(op="chunk", name="chunks", rule="at least 1", got=chunks, hint="")
     size = _divided(n, chunks)
     return _parts(input, dim, [size] * chunks if size is not None else _equal_parts(n, -(-_number(n) // chunks)))
 
