@@ -111,7 +111,8 @@ def multiply_high(b: Builder, x: Value, y: Value) -> Value:
     width = bits_of(x.el)
     if width == 64:
         return _multiply_high_64(b, x, y)
-    product = b.mul(b.cast("extui", x, f"i{2 * width}"), b.cast("extui", y, f"i{2 * width}"))
+    wide = f"i{max(32, 2 * width)}"  # of i8, the LLVM of Triton 3.6 makes what AVX-512 does not have
+    product = b.mul(b.cast("extui", x, wide), b.cast("extui", y, wide))
     return b.cast("trunci", b.shru(product, width), x.el)
 
 
