@@ -20,11 +20,10 @@ from .resample import nearest
 # ---- norms -----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_statistics(op: str, momentum: Any, dims: str) -> None:
-    step = "momentum" if momentum is None else momentum
+def _refuse_statistics(op: str, momentum: Any, mean: str, var: str) -> None:
     hint = (
-        f"Pass None for both and return the new ones as further results: running_mean.lerp(x.mean({dims}), {step}) and "
-        f"running_var.lerp(x.var({dims}), {step}). Or call .eval()."
+        "Pass None for both, and return the new ones as further results: "
+        f"running_mean.lerp({mean}, {momentum}), running_var.lerp({var}, {momentum}). Or call .eval()."
     )
     raise InPlaceInput(op=op, what="running_mean and running_var", hint=hint)
 
@@ -34,7 +33,8 @@ def functional_batch_norm(input, running_mean, running_var, weight=None, bias=No
                           eps=1e-5):  # fmt: skip
     if training:
         if running_mean is not None or running_var is not None:
-            _refuse_statistics("batch_norm", momentum, "all dims but 1")
+            dims = tuple(d for d in range(len(input.shape)) if d != 1)
+            _refuse_statistics("batch_norm", momentum, f"x.mean({dims})", f"x.var({dims})")
         return batch_norm(input, None, None, weight, bias, eps)
     if running_mean is None or running_var is None:
         rule, hint = "given, or training=True", "In training the batch's own statistics are used."
@@ -53,7 +53,8 @@ def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=
     if not use_input_stats:
         return functional_batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if running_mean is not None or running_var is not None:
-        _refuse_statistics("instance_norm", momentum, "the dims from 2 on")
+        dims = tuple(range(2, len(input.shape)))
+        _refuse_statistics("instance_norm", momentum, f"x.mean({dims}).mean(0)", f"x.var({dims}).mean(0)")
     return group_norm(input, input.shape[1], weight, bias, eps)
 
 

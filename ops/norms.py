@@ -156,6 +156,14 @@ def group_norm(x: torch.Tensor, num_groups: Size, weight: torch.Tensor | None = 
     return F.group_norm(x, num_groups, weight, bias, eps)
 
 
+def usual_format(x: torch.Tensor) -> torch.memory_format:
+    """What torch's layers give for x: channels last if they are last in x, else contiguous."""
+    for rank, channels_last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if x.ndim == rank and x.is_contiguous(memory_format=channels_last) and not x.is_contiguous():
+            return channels_last
+    return torch.contiguous_format
+
+
 def _batch_norm(x: Node, mean: Node | None, var: Node | None, weight: Node | None, bias: Node | None,
                 eps: float) -> Node:  # fmt: skip
     dt = _float_dtype(x, "batch_norm")
@@ -176,7 +184,7 @@ def batch_norm(x: torch.Tensor, running_mean: torch.Tensor | None = None, runnin
                weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: Number = 1e-5):  # fmt: skip
     """(x - running_mean) / sqrt(running_var + eps) * weight + bias along dim 1; without them the batch's own mean and
     variance, over all dims but 1"""
-    x = x.contiguous()  # so lies its result
+    x = x.contiguous(memory_format=usual_format(x))  # so lies its result
     return F.batch_norm(x, running_mean, running_var, weight, bias, training=running_mean is None, eps=eps)
 
 

@@ -247,30 +247,35 @@ def _all(sizes, rank: int):
 # ---- greatest values -------------------------------------------------------------------------------------------------
 
 
-def _greatest(seen: Node, dims: tuple[int, ...], places: Node | None) -> Any:
-    """The greatest value over dims; with places, its place too: the first, or the last NaN's."""
-    values = reduce_max(seen, dims)
-    if places is None:
-        return values
-    best = values
+@declare(expand=lambda x, like: x)
+def laid_out(x: torch.Tensor, like: torch.Tensor):
+    """x, in memory as `like` is, a tensor of its shape"""
+    return torch.empty_like(like, dtype=x.dtype).copy_(x)
+
+
+def _place(seen: Node, dims: tuple[int, ...], places: Node) -> Node:
+    """The place of the greatest value over dims: the first, or the last NaN's."""
+    best = reduce_max(seen, dims)
     for d in dims:
         best = unsqueeze(best, d)
     first = reduce_min(where(eq(seen, best), places, NOWHERE), dims)
     if not seen.dtype.is_float:
-        return values, first
+        return first
     last = reduce_max(where(isnan(seen), places, -1), dims)
-    return values, where(last < 0, first, last)
+    return where(last < 0, first, last)
 
 
 def _max_pool(rank: int) -> Callable[..., Any]:
     op = f"max_pool{rank}d"
 
-    def expand(x: Node, kernel_size, stride, padding, dilation, ceil_mode: bool, return_indices: bool) -> Any:
-        outside = least(_number_dtype(x, op))
-        windows = _windows(x, rank, op, kernel_size, stride, padding, dilation, ceil_mode)
-        seen = _seen(x, windows, outside)
-        places = _seen(_places(x, rank), windows, NOWHERE) if return_indices else None
-        return _greatest(seen, _last(seen, rank), places)
+    def expand(x: Node, return_indices: bool, **attrs: Any) -> Any:
+        windows = _windows(x, rank, op, **attrs)
+        seen = _seen(x, windows, least(_number_dtype(x, op)))
+        if not return_indices:
+            return reduce_max(seen, _last(seen, rank))
+        values = ir.build(ir.OPS[op], (x,), attrs)
+        places = _seen(_places(x, rank), windows, NOWHERE)
+        return values, laid_out(_place(seen, _last(seen, rank), places), values)
 
     return expand
 
@@ -361,8 +366,11 @@ def _adaptive_max(rank: int) -> Callable[..., Any]:
     def expand(x: Node, output_size, return_indices: bool) -> Any:
         sizes = _adaptive_sizes(x, output_size, rank, op)
         parts, dims, _ = _in_parts(x, sizes, least(_number_dtype(x, op)), op)
-        places = _in_parts(_places(x, rank), sizes, NOWHERE, op)[0] if return_indices else None
-        return _greatest(parts, dims, places)
+        if not return_indices:
+            return reduce_max(parts, dims)
+        values = ir.build(ir.OPS[op], (x, output_size), {})
+        places = _in_parts(_places(x, rank), sizes, NOWHERE, op)[0]
+        return values, laid_out(_place(parts, dims, places), values)
 
     return expand
 

@@ -18,6 +18,7 @@ from .compare import minimum
 from .elementwise import floor
 from .indexing import pick
 from .movement import permute, repeat_interleave, reshape, slice, transpose
+from .norms import usual_format
 from .source import numbers
 
 
@@ -113,4 +114,4 @@ def nearest(x: torch.Tensor, dim: Dim, size: Size, scale: MaybeNumber = None, of
     n = x.shape[dim]
     ratio = torch.tensor(n / size if scale is None else 1 / scale, dtype=torch.float32)
     places = ((torch.arange(size) + (offset or 0)) * ratio).floor().long().clamp(max=n - 1)
-    return x.index_select(dim, places.to(x.device))
+    return x.index_select(dim, places.to(x.device)).contiguous(memory_format=usual_format(x))

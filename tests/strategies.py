@@ -689,6 +689,11 @@ def _channels_first(builder: Builder, op: Op) -> dict[str, Any]:
     return {"x": builder.tensor((-4, 4), None, shape), name: size}
 
 
+def _laid_out(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4))
+    return {"x": x, "like": builder.like(x, (-4, 4))}
+
+
 def _nearest(builder: Builder, op: Op) -> dict[str, Any]:
     x, d = _near(builder, op)
     size = builder.source.pick([x.shape[d] * 2, 3, 4, 1, 7])
@@ -705,7 +710,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "group_norm": _group_norm, "batch_norm": _batch_norm, "local_response_norm": _channels_first,
     "multi_margin_loss": _labels, "multilabel_margin_loss": _labels, "cosine_embedding_loss": _distances,
     "pixel_shuffle": _channels_first, "pixel_unshuffle": _channels_first, "channel_shuffle": _channels_first,
-    "nearest": _nearest,
+    "nearest": _nearest, "laid_out": _laid_out,
     **{f"{kind}_pool{rank}d": _pool for kind in ("avg", "max", "lp") for rank in (1, 2, 3)},
     **{f"adaptive_{kind}_pool{rank}d": _adaptive_pool for kind in ("avg", "max") for rank in (1, 2, 3)},
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
