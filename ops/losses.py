@@ -63,9 +63,9 @@ def mse_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None 
 
 
 @declare(expand=_regression("l1_loss", lambda d: abs(d)))
-def l1_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: Choice = "mean"):
+def l1_loss(x: torch.Tensor, target: torch.Tensor, reduction: Choice = "mean"):
     """|x - target|"""
-    return F.l1_loss(x, target, reduction=reduction, **_weighed(weight))
+    return F.l1_loss(x, target, reduction=reduction)
 
 
 def _smooth_l1(d: Node, beta: float) -> Node:

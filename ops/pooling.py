@@ -17,7 +17,7 @@ from fusedsl.ir import Flag, MaybeNumber, MaybeSizes, Node, Number, Sizes, decla
 from fusedsl.types import DType, show_shape
 
 from .compare import eq, isnan, lt, maximum, minimum, where
-from .convert import narrow, wide
+from .convert import clone, narrow, wide
 from .elementwise import floor_divide, pow, trunc_divide
 from .indexing import pad, pick
 from .movement import along, reshape, slice, unfold, unsqueeze
@@ -247,7 +247,7 @@ def _all(sizes, rank: int):
 # ---- greatest values -------------------------------------------------------------------------------------------------
 
 
-@declare(expand=lambda x, like: x)
+@declare(expand=lambda x, like: clone(x))
 def laid_out(x: torch.Tensor, like: torch.Tensor):
     """x, in memory as `like` is, a tensor of its shape"""
     return torch.empty_like(like, dtype=x.dtype).copy_(x)

@@ -654,7 +654,10 @@ def _spatial(builder: Builder, op: Op) -> tuple[Node, int]:
     x = builder.operand((-4, 4), lambda node: node.rank in (rank + 1, rank + 2))
     if x.rank not in (rank + 1, rank + 2):
         shape = [builder.source.pick([2, 1]) for _ in range(builder.source.integer(1, 2))]
-        x = builder.tensor((-4, 4), None, [*shape, *(builder.source.pick([5, 3, 4]) for _ in range(rank))])
+        shape += [builder.source.pick([5, 3, 4]) for _ in range(rank)]
+        dt = dtype(builder.source.pick(builder.limits.dtypes))
+        values = fill(shape, dt, (-4, 4), builder.source.integer(0, 1000), edges=False)  # sums of huge values are any
+        x = builder.given(builder.source.pick(LAYOUTS)(values), Type(dt, tuple(shape)))
     return x, rank
 
 
