@@ -10,7 +10,7 @@ from torch import nn
 
 from fusedsl import fuse
 from fusedsl.errors import InPlaceInput
-from fusedsl.testing import assert_matches
+from fusedsl.testing import assert_launches, assert_matches
 
 ROWS, IMAGES, SEQUENCE, VOLUMES = (6, 8), (2, 4, 6, 8), (2, 4, 9), (2, 3, 4, 6, 5)
 
@@ -22,7 +22,7 @@ ACTIVATIONS = [
     nn.Dropout2d(), nn.AlphaDropout(), nn.Identity(), nn.Flatten(), nn.Unflatten(1, (2, 2)),
 ]  # fmt: skip
 NORMS = [
-    (nn.LayerNorm(8), IMAGES), (nn.LayerNorm((6, 8), bias=False), IMAGES), (nn.RMSNorm(8), IMAGES),
+    (nn.LayerNorm(8), IMAGES), (nn.LayerNorm([6, 8], bias=False), IMAGES), (nn.RMSNorm(8), IMAGES),
     (nn.GroupNorm(2, 4), IMAGES), (nn.BatchNorm1d(8), ROWS), (nn.BatchNorm1d(4), SEQUENCE), (nn.BatchNorm2d(4), IMAGES),
     (nn.BatchNorm2d(4, track_running_stats=False), IMAGES), (nn.BatchNorm3d(3, affine=False), VOLUMES),
     (nn.InstanceNorm1d(4), SEQUENCE), (nn.InstanceNorm2d(4, affine=True), IMAGES),
@@ -73,6 +73,13 @@ def test_norms(module: nn.Module, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("module, shape", POOLS, ids=named(POOLS))
 def test_pools(module: nn.Module, shape: tuple[int, ...]) -> None:
     check(module, shape)
+
+
+def test_a_norm_an_activation_and_a_pool_are_one_launch() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    check(module, IMAGES)
+    assert_launches(fuse(module), (torch.randn(IMAGES),), 1)
+    assert_launches(lambda x: nn.functional.local_response_norm(nn.functional.silu(x), 5), (torch.randn(IMAGES),), 1)
 
 
 SIGNS = torch.tensor([[1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0]]).expand(ROWS)
