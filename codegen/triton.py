@@ -243,7 +243,8 @@ class Printer:
     def _check(self, s: Check) -> None:
         want = self.kernel.tiled(s.axes)
         value, below = self.text.value(s.value, want), self.text.index(s.below, want)
-        self.out.line(f'tl.device_assert(({value} >= 0) & ({value} < {below}), "index out of range")', _note(s.line))
+        condition = f"({value} >= 0) & ({value} < {below})"  # what is computed may be outside beyond the edge
+        self.out.line(f'tl.device_assert({condition}, "index out of range"{self._mask(want)})', _note(s.line))
 
     def _loop(self, s: Loop) -> None:
         out, axis = self.out, s.axis

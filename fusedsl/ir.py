@@ -316,6 +316,7 @@ DimOrder = Annotated[typing.Any, Rule(_dim_order)]  # several, in the order give
 Sizes = Annotated[typing.Any, Rule(_sizes)]  # a list of sizes
 Size = Annotated[typing.Any, Rule(_int)]  # one size or index
 MaybeSize = Annotated[typing.Any, Rule(_maybe(_int))]
+MaybeSizes = Annotated[typing.Any, Rule(_maybe(_sizes))]
 Number = Annotated[float, Rule(_number)]
 Bound = Annotated[typing.Any, Rule(_bound)]  # a number or a size
 MaybeNumber = Annotated[typing.Any, Rule(_maybe(_number))]

@@ -150,6 +150,9 @@ class Session:
         value = Value(self, node, storage or Storage(node), steps, grad)
         self._values.append(weakref.ref(value))
         self._nodes.append(node)
+        for n in node.shape:
+            if isinstance(n, Poly) and self.facts.compare("<", n, 2):  # n // 2 may be 1, n - 2 may be 0
+                self.facts.fix(n)
         return proxy_for(value)
 
     def node(self, proxy: Proxy) -> Node:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -10,7 +13,8 @@ from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.ir import Choice, Flag, Node, Number, Size, declare
 from fusedsl.types import DType, same_size, show_shape
 
-from .compare import maximum, ne, where
+from .activation import logsigmoid
+from .compare import clamp_min, le, maximum, ne, where
 from .convert import float_of, narrow, wide
 from .elementwise import abs, exp, log, log1p, xlogy
 from .indexing import gather, pick
@@ -20,26 +24,42 @@ from .reduce import count, mean, sum
 from .rules import without
 
 
-def _finished(loss: Node, reduction: str, op: str, dt: DType) -> Node:
+def finished(loss: Node, reduction: str, op: str, dt: DType) -> Node:
+    """A loss reduced as it is asked for, and rounded."""
     if reduction not in ("none", "mean", "sum"):
         raise BadArgument(op=op, name="reduction", rule="'none', 'mean' or 'sum'", got=repr(reduction), hint="")
     return narrow({"none": lambda x: x, "mean": mean, "sum": sum}[reduction](loss), dt)
 
 
 def _regression(name: str, formula):
-    """A loss out of the difference of each pair."""
+    """A loss out of the difference of each pair. A weighted mean is over the weights, but for Huber's."""
 
-    def expand(x: Node, target: Node, reduction: str, **attrs) -> Node:
-        dt = float_of(x, target)
-        return _finished(formula(wide(x, dt) - wide(target, dt), **attrs), reduction, name, dt)
+    def expand(x: Node, target: Node, weight: Node | None = None, *, reduction: str, **attrs) -> Node:
+        dt = float_of(x, target, weight)
+        loss = formula(wide(x, dt) - wide(target, dt), **attrs)
+        if weight is None:
+            return finished(loss, reduction, name, dt)
+        if not (weight.rank == x.rank and all(map(same_size, weight.shape, x.shape))):
+            raise BadArgument(op=name, name="weight", rule=f"of x's shape, {show_shape(x.shape)}",
+                              got=show_shape(weight.shape), hint="")  # fmt: skip
+        weight = wide(weight, dt)
+        loss = loss * weight
+        if reduction == "mean" and name != "huber_loss":
+            return narrow(sum(loss) / sum(weight), dt)
+        return finished(loss, reduction, name, dt)
 
     return expand
 
 
+def _weighed(weight: torch.Tensor | None) -> dict[str, Any]:
+    """The argument `weight`, which older versions of torch do not have."""
+    return {} if weight is None else {"weight": weight}
+
+
 @declare(expand=_regression("mse_loss", lambda d: d * d))
-def mse_loss(x: torch.Tensor, target: torch.Tensor, reduction: Choice = "mean"):
+def mse_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: Choice = "mean"):
     """(x - target)^2"""
-    return F.mse_loss(x, target, reduction=reduction)
+    return F.mse_loss(x, target, reduction=reduction, **_weighed(weight))
 
 
 @declare(expand=_regression("l1_loss", lambda d: abs(d)))
@@ -63,9 +83,10 @@ def _huber(d: Node, delta: float) -> Node:
 
 
 @declare(expand=_regression("huber_loss", _huber))
-def huber_loss(x: torch.Tensor, target: torch.Tensor, reduction: Choice = "mean", delta: Number = 1.0):
+def huber_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: Choice = "mean",
+               delta: Number = 1.0):  # fmt: skip
     """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target"""
-    return F.huber_loss(x, target, reduction=reduction, delta=delta)
+    return F.huber_loss(x, target, reduction=reduction, delta=delta, **_weighed(weight))
 
 
 def _kl_div(x: Node, target: Node, reduction: str, log_target: bool) -> Node:
@@ -74,7 +95,7 @@ def _kl_div(x: Node, target: Node, reduction: str, log_target: bool) -> Node:
     loss = exp(target) * (target - x) if log_target else xlogy(target, target) - target * x
     if reduction == "batchmean":
         return narrow(sum(loss) / x.shape[0] if x.rank else loss, dt)
-    return _finished(loss, reduction, "kl_div", dt)
+    return finished(loss, reduction, "kl_div", dt)
 
 
 @declare(expand=_kl_div, domain=((-4, 0), (0, 1)))
@@ -83,11 +104,46 @@ def kl_div(x: torch.Tensor, target: torch.Tensor, reduction: Choice = "mean", lo
     return F.kl_div(x, target, reduction=reduction, log_target=log_target)
 
 
+def _poisson(x: Node, target: Node, log_input: bool, full: bool, eps: float, reduction: str) -> Node:
+    dt = float_of(x, target)
+    x, t = wide(x, dt), wide(target, dt)
+    loss = exp(x) - t * x if log_input else x - t * log(x + eps)
+    if full:
+        loss = loss + where(le(t, 1), 0.0, t * log(t) - t + log(t * (2 * math.pi)) * 0.5)
+    return finished(loss, reduction, "poisson_nll_loss", dt)
+
+
+@declare(expand=_poisson, domain=((0, 3), (0, 4)))
+def poisson_nll_loss(x: torch.Tensor, target: torch.Tensor, log_input: Flag = True, full: Flag = False,
+                     eps: Number = 1e-8, reduction: Choice = "mean"):  # fmt: skip
+    """e^x - target x, or x - target ln(x + eps); in full with t ln t - t + ln(2 pi t) / 2 for targets t above 1"""
+    return F.poisson_nll_loss(x, target, log_input, full, eps=eps, reduction=reduction)
+
+
+def _gaussian(x: Node, target: Node, var: Node, full: bool, eps: float, reduction: str) -> Node:
+    dt = float_of(x, target, var)
+    if var.rank == x.rank - 1 and all(map(same_size, var.shape, x.shape)):
+        var = unsqueeze(var, -1)
+    var = clamp_min(wide(var, dt), eps)
+    off = wide(x, dt) - wide(target, dt)
+    loss = (log(var) + off * off / var) * 0.5
+    return finished(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction, "gaussian_nll_loss", dt)
+
+
+@declare(expand=_gaussian, domain=((-4, 4), (-4, 4), (0, 4)))
+def gaussian_nll_loss(x: torch.Tensor, target: torch.Tensor, var: torch.Tensor, full: Flag = False,
+                      eps: Number = 1e-6, reduction: Choice = "mean"):  # fmt: skip
+    """(ln v + (x - target)^2 / v) / 2 with v = max(var, eps); in full with ln(2 pi) / 2"""
+    if x.is_meta:  # torch looks for negative variances
+        return F.mse_loss(x, target.to(torch.result_type(target, var)), reduction=reduction)
+    return F.gaussian_nll_loss(x, target, var, full, eps, reduction)
+
+
 def _cross_bits(x: Node, target: Node, weight: Node | None, reduction: str) -> Node:
     dt = float_of(x, target)
     p, t = wide(x, dt), wide(target, dt)
     loss = -(t * maximum(log(p), -100) + (1 - t) * maximum(log1p(-p), -100))
-    return _finished(loss if weight is None else loss * wide(weight, dt), reduction, "binary_cross_entropy", dt)
+    return finished(loss if weight is None else loss * wide(weight, dt), reduction, "binary_cross_entropy", dt)
 
 
 @declare(expand=_cross_bits, domain=((0, 1), (0, 1), (0, 1)))
@@ -106,7 +162,7 @@ def _cross_logits(x: Node, target: Node, weight: Node | None, pos_weight: Node |
     else:
         loss = (1 - t) * z + (1 + (wide(pos_weight, dt) - 1) * t) * log_of_no
     loss = loss if weight is None else loss * wide(weight, dt)
-    return _finished(loss, reduction, "binary_cross_entropy_with_logits", dt)
+    return finished(loss, reduction, "binary_cross_entropy_with_logits", dt)
 
 
 @declare(expand=_cross_logits, domain=((-4, 4), (0, 1), (0, 1), (0, 1)))
@@ -114,6 +170,21 @@ def binary_cross_entropy_with_logits(x: torch.Tensor, target: torch.Tensor, weig
                                      reduction: Choice = "mean", pos_weight: torch.Tensor | None = None):  # fmt: skip
     """binary_cross_entropy of sigmoid(x), without overflow"""
     return F.binary_cross_entropy_with_logits(x, target, weight, reduction=reduction, pos_weight=pos_weight)
+
+
+def _multilabel_soft_margin(x: Node, target: Node, weight: Node | None, reduction: str) -> Node:
+    dt = float_of(x, target)
+    z, t = wide(x, dt), wide(target, dt)
+    loss = -(t * logsigmoid(z) + (1 - t) * logsigmoid(-z))
+    loss = loss if weight is None else loss * wide(weight, dt)
+    return finished(mean(loss, -1), reduction, "multilabel_soft_margin_loss", dt)
+
+
+@declare(expand=_multilabel_soft_margin, domain=((-4, 4), (0, 1), (0, 1)))
+def multilabel_soft_margin_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None,
+                                reduction: Choice = "mean"):  # fmt: skip
+    """binary_cross_entropy of sigmoid(x), the mean over the classes in the last dim"""
+    return F.multilabel_soft_margin_loss(x, target, weight, reduction=reduction)
 
 
 # ---- classes ---------------------------------------------------------------------------------------------------------
@@ -150,7 +221,7 @@ def _negative_likelihood(logs: Node, target: Node, weight: Node | None, ignore_i
         loss = (1 - label_smoothing) * loss + smooth * label_smoothing / logs.shape[dim]
     if reduction == "mean":
         return narrow(sum(loss) / sum(share), dt)
-    return _finished(loss, reduction, op, dt)
+    return finished(loss, reduction, op, dt)
 
 
 def _of_class(weight: Node, target: Node) -> Node:
@@ -191,7 +262,7 @@ def _cross_entropy(x: Node, target: Node, weight: Node | None, ignore_index: int
     loss = -sum(logs * shares, dim)
     if reduction == "mean":
         return narrow(sum(loss) / count(loss, range(loss.rank)), dt)
-    return _finished(loss, reduction, "cross_entropy", dt)
+    return finished(loss, reduction, "cross_entropy", dt)
 
 
 @declare(expand=_cross_entropy)

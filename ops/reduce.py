@@ -18,7 +18,7 @@ from fusedsl.types import dtype as dtype_of
 from .compare import eq, isnan, maximum, ne, where
 from .convert import float_of, limits, narrow, torch_dtype, wide
 from .elementwise import abs, exp, log, pow, sqrt
-from .movement import along, squeeze, unsqueeze
+from .movement import along, diagonal, squeeze, unsqueeze
 from .rules import reducing
 
 # ---- the primitives: they reduce the dims of `dim` away, in the operand's dtype --------------------------------------
@@ -220,6 +220,45 @@ def all(x: torch.Tensor, dim: GivenDims = None, keepdim: Flag = False):
 def count_nonzero(x: torch.Tensor, dim: Dims = None):
     """How many elements over dims are not 0."""
     return torch.count_nonzero(x, dim)
+
+
+def _without_nan(x: Node) -> Node:
+    return where(isnan(x), 0.0, x) if x.dtype.is_float else x
+
+
+def _nansum(x: Node, dim: Sequence[int], keepdim: bool, dtype: DType | None) -> Node:
+    dt = dtype or (x.dtype if x.dtype.is_float else i64)
+    return narrow(sum(_without_nan(wide(ir.cast(x, dt), dt)), dim, keepdim), dt)
+
+
+@declare(expand=_nansum)
+def nansum(x: torch.Tensor, dim: Dims = None, keepdim: Flag = False, dtype: MaybeDType = None):
+    """The sum over dims of what is not NaN."""
+    return torch.nansum(x, dim, keepdim, dtype=maybe(dtype))
+
+
+def _nanmean(x: Node, dim: Sequence[int], keepdim: bool, dtype: DType | None) -> Node:
+    dt = dtype or _floating_only(x, "nanmean")
+    numbers = sum(ir.cast(~isnan(x), i64), dim, keepdim)
+    return narrow(sum(_without_nan(wide(ir.cast(x, dt), dt)), dim, keepdim) / numbers, dt)
+
+
+@declare(expand=_nanmean)
+def nanmean(x: torch.Tensor, dim: Dims = None, keepdim: Flag = False, dtype: MaybeDType = None):
+    """The mean over dims of what is not NaN."""
+    return torch.nanmean(x, dim, keepdim, dtype=maybe(dtype))
+
+
+def _trace(x: Node) -> Node:
+    if x.rank != 2:
+        raise BadArgument(op="trace", name="x", rule="a matrix", got=show_shape(x.shape), hint="")
+    return sum(diagonal(x))
+
+
+@declare(expand=_trace)
+def trace(x: torch.Tensor):
+    """The sum of x[i, i]."""
+    return torch.trace(x)
 
 
 def centred(x: Node, dim: Sequence[int]) -> Node:

@@ -275,21 +275,6 @@ _deviation("var")
 _deviation("std")
 
 
-@spells("torch.norm", "Tensor.norm")
-def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
-    if isinstance(p, str) and p != "fro":
-        raise UnknownFunction(op="norm", hint="The norms of vectors are there: give a number for p.")
-    return ops.vector_norm(input, 2 if p is None or p == "fro" else p, dim, keepdim, dtype)
-
-
-@spells("torch.linalg.norm")
-def linalg_norm(A, ord=None, dim=None, keepdim=False, *, dtype=None):
-    of_matrix = len(A.shape) == 2 if dim is None else isinstance(dim, (tuple, list)) and len(dim) == 2
-    if ord is not None and of_matrix:
-        raise UnknownFunction(op="norm", hint="The norms of vectors are there: torch.linalg.vector_norm.")
-    return ops.vector_norm(A, 2 if ord is None else ord, dim, keepdim, dtype)
-
-
 # ---- views -----------------------------------------------------------------------------------------------------------
 
 
@@ -631,23 +616,6 @@ def rrelu(input, lower=1 / 8, upper=1 / 3, training=False, inplace=False):
     return ops.leaky_relu(input, (lower + upper) / 2)
 
 
-@spells("F.batch_norm")
-def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    if training:
-        raise UnknownFunction(op="batch_norm", hint="It changes its running statistics in training: call .eval().")
-    return ops.batch_norm(input, running_mean, running_var, weight, bias, eps)
-
-
-@spells("F.instance_norm")
-def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True,
-                  momentum=0.1, eps=1e-5):  # fmt: skip
-    if not use_input_stats:
-        return ops.batch_norm(input, running_mean, running_var, weight, bias, eps)
-    if running_mean is not None:
-        raise UnknownFunction(op="instance_norm", hint="It changes its running statistics in training: call .eval().")
-    return ops.group_norm(input, input.shape[1], weight, bias, eps)
-
-
 @spells("torch.layer_norm")
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     return ops.layer_norm(input, normalized_shape, weight, bias, eps)
@@ -656,11 +624,6 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_
 @spells("torch.group_norm")
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
     return ops.group_norm(input, num_groups, weight, bias, eps)
-
-
-@spells("torch.batch_norm")
-def torch_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled=True):
-    return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 @spells("F.unfold")

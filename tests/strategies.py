@@ -413,6 +413,10 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("var", "correction"): (1, 0),
     ("std", "correction"): (1, 0),
     ("vector_norm", "ord"): (2, 1, math.inf, -math.inf, 0, 3.0),
+    ("pairwise_distance", "p"): (2, 1, math.inf, 3.0),
+    ("dist", "p"): (2, 1, math.inf, 3.0),
+    ("renorm", "p"): (2, 1, 3.0),
+    ("renorm", "maxnorm"): (1.0, 4.0),
     ("logit", "eps"): (None, 0.1),
     ("retype", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
     ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
@@ -622,7 +626,86 @@ def _batch_norm(builder: Builder, op: Op) -> dict[str, Any]:
     if x.rank < 2:
         raise Refused
     vectors = {"running_mean": (-2, 2), "running_var": (0.5, 2), "weight": (-2, 2), "bias": (-2, 2)}
+    if builder.rarely(3):  # in training
+        vectors = {name: domain for name, domain in vectors.items() if not name.startswith("running")}
     return {"x": x, **{name: builder.tensor(domain, x.dtype, x.shape[1:2]) for name, domain in vectors.items()}}
+
+
+def _labels(builder: Builder, op: Op) -> dict[str, Any]:
+    """A loss of margins between classes: rows of scores, and the class of each row, or classes up to a -1."""
+    x = builder.operand((-4, 4), lambda node: node.rank == 2 and node.dtype.is_float)
+    if x.rank != 2 or not x.dtype.is_float:
+        raise Refused
+    several = op.name == "multilabel_margin_loss"
+    target = _long(_places(builder, x.shape[1], x.shape if several else x.shape[:1], low=-several))
+    given = {"x": x, "target": target, "reduction": builder.source.pick(["mean", "sum", "none"])}
+    return given if several else given | {"p": builder.source.pick([1, 2]), "margin": builder.source.pick([1.0, 0.5])}
+
+
+def _distances(builder: Builder, op: Op) -> dict[str, Any]:
+    """A loss of distances between the rows of two matrices."""
+    first = builder.operand((-4, 4), lambda node: node.rank == 2 and node.dtype.is_float)
+    if first.rank != 2 or not first.dtype.is_float:
+        raise Refused
+    target = builder.tensor((-1, 1), dtype("i64"), first.shape[:1])
+    return {"input1": first, "input2": builder.like(first, (-4, 4)), "target": target, "margin": 0.25,
+            "reduction": builder.source.pick(["mean", "sum", "none"])}  # fmt: skip
+
+
+def _spatial(builder: Builder, op: Op) -> tuple[Node, int]:
+    """A batch, or one, of what an op pools over its last dimensions, and how many those are."""
+    rank = int(op.name[-2])
+    x = builder.operand((-4, 4), lambda node: node.rank in (rank + 1, rank + 2))
+    if x.rank not in (rank + 1, rank + 2):
+        shape = [builder.source.pick([2, 1]) for _ in range(builder.source.integer(1, 2))]
+        shape += [builder.source.pick([5, 3, 4]) for _ in range(rank)]
+        dt = dtype(builder.source.pick(builder.limits.dtypes))
+        values = fill(shape, dt, (-4, 4), builder.source.integer(0, 1000), edges=False)  # sums of huge values are any
+        x = builder.given(builder.source.pick(LAYOUTS)(values), Type(dt, tuple(shape)))
+    return x, rank
+
+
+def _pool(builder: Builder, op: Op) -> dict[str, Any]:
+    x, rank = _spatial(builder, op)
+    pick = builder.source.pick
+    sizes = [pick([2, 3, 1]) for _ in range(rank)]
+    given: dict[str, Any] = {"x": x, "kernel_size": sizes}
+    given |= {"stride": pick([None, [1], [2]]), "ceil_mode": pick([False, True])}
+    if "padding" in op.rules:
+        given["padding"] = [builder.source.integer(0, n // 2) for n in sizes]
+    if "count_include_pad" in op.rules:
+        given["count_include_pad"] = pick([True, False])
+    if "divisor_override" in op.rules:
+        given["divisor_override"] = pick([None, 3])
+    if "dilation" in op.rules:
+        given |= {"dilation": [pick([1, 2])], "return_indices": pick([False, True])}
+    return given | ({"norm_type": pick([2, 1, 3])} if "norm_type" in op.rules else {})
+
+
+def _adaptive_pool(builder: Builder, op: Op) -> dict[str, Any]:
+    x, rank = _spatial(builder, op)
+    given: dict[str, Any] = {"x": x, "output_size": [builder.source.pick([1, 2, 3]) for _ in range(rank)]}
+    return given | ({"return_indices": builder.source.pick([False, True])} if "return_indices" in op.rules else {})
+
+
+def _channels_first(builder: Builder, op: Op) -> dict[str, Any]:
+    """An op on images whose channels or pixels come in groups of two."""
+    shape = [2, *([4, 3, 2] if op.name != "pixel_unshuffle" else [3, 4, 2])]
+    name = next(iter(op.rules))
+    size = [builder.source.pick([1, 2, 3])] if op.name == "local_response_norm" else 2
+    return {"x": builder.tensor((-4, 4), None, shape), name: size}
+
+
+def _laid_out(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4))
+    return {"x": x, "like": builder.like(x, (-4, 4))}
+
+
+def _nearest(builder: Builder, op: Op) -> dict[str, Any]:
+    x, d = _near(builder, op)
+    size = builder.source.pick([x.shape[d] * 2, 3, 4, 1, 7])
+    return {"x": x, "dim": d, "size": size, "scale": builder.source.pick([None, 1.5]),
+            "offset": builder.source.pick([None, 0.5])}  # fmt: skip
 
 
 CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
@@ -631,7 +714,12 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "gather": _gather,
     "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "embedding": _embedding,
     "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
-    "group_norm": _group_norm, "batch_norm": _batch_norm,
+    "group_norm": _group_norm, "batch_norm": _batch_norm, "local_response_norm": _channels_first,
+    "multi_margin_loss": _labels, "multilabel_margin_loss": _labels, "cosine_embedding_loss": _distances,
+    "pixel_shuffle": _channels_first, "pixel_unshuffle": _channels_first, "channel_shuffle": _channels_first,
+    "nearest": _nearest, "laid_out": _laid_out,
+    **{f"{kind}_pool{rank}d": _pool for kind in ("avg", "max", "lp") for rank in (1, 2, 3)},
+    **{f"adaptive_{kind}_pool{rank}d": _adaptive_pool for kind in ("avg", "max") for rank in (1, 2, 3)},
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
     "full": _filled, "zeros": _filled, "ones": _filled,
 }  # fmt: skip

@@ -45,6 +45,25 @@ def test_another_row_is_another_kernel_of_the_same_trace():
     assert counters.traces == traces
 
 
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 9])
+def test_a_size_made_of_others_may_be_1_or_0(n):
+    x = torch.randn(2, 4, n)
+    assert_matches(lambda x: x[..., 3:] * 2, (x,))
+    assert_matches(lambda x: (x[..., 2:] + 1, x[..., ::4]), (x,))
+    assert_matches(lambda x: x.unfold(-1, 3, 3).amax(-1), (x,))
+    assert_matches(lambda x: F.avg_pool1d(x, 3), (x,))
+    f = fuse(lambda x: x[..., 2:] * 2)
+    for size in (n, 3, 2, 4):
+        assert_matches(f, (torch.randn(2, 4, size),))
+
+
+def test_a_computed_index_may_lie_outside_where_nothing_is_read():
+    x, i = torch.randn(5, 3), torch.arange(4)
+    assert_matches(lambda x: x[torch.arange(3) * 2], (x,))
+    assert_matches(lambda x, i: x[i + 1], (x, i))
+    assert_matches(lambda x, i: x[4 - i].sum(0), (x, i))
+
+
 def test_sizes_0_and_1():
     f = fuse(lambda x: torch.softmax(x, -1) + x.sum(0))
     for shape in ((0, 5), (1, 5), (5, 1), (1, 1), (3, 4)):

@@ -27,6 +27,7 @@ from fusedsl.errors import (
     DimOutOfRange,
     DTypesDisagree,
     FuseError,
+    InPlaceInput,
     ShapesDisagree,
     UnknownFunction,
 )
@@ -304,6 +305,50 @@ CALLS_OF_TORCH = {
         F.binary_cross_entropy_with_logits(x, prob); F.binary_cross_entropy_with_logits(x, prob, pos_weight=w8);
         F.binary_cross_entropy_with_logits(x, prob, weight=prob, reduction="sum"); F.cross_entropy(h, tgt);
         F.mse_loss(h, h * 2)""",
+    "more losses": """
+        F.poisson_nll_loss(x, prob); F.poisson_nll_loss(prob, prob * 8, log_input=False, full=True);
+        F.gaussian_nll_loss(x, y, prob, full=True); F.gaussian_nll_loss(x, y, prob[:, :1]);
+        F.gaussian_nll_loss(x, y, prob[:, 0], reduction="none"); F.gaussian_nll_loss(x, y, 0.5);
+        F.hinge_embedding_loss(x, y.sign()); F.hinge_embedding_loss(x, y.sign(), 0.3, reduction="none");
+        F.margin_ranking_loss(x, y, y.sign(), 0.2);
+        F.margin_ranking_loss(xi, xi.flip(0), xi.sign()); F.soft_margin_loss(x, y.sign(), reduction="sum");
+        F.multi_margin_loss(x, tgt); F.multi_margin_loss(x, tgt, 2, 0.5, w8, reduction="none");
+        F.multi_margin_loss(v, tgt[0]); F.multi_margin_loss(v, tgt[:1], reduction="none");
+        F.multilabel_margin_loss(x, many); F.multilabel_margin_loss(x, many, reduction="none");
+        F.multilabel_margin_loss(v, many[0]); F.multilabel_soft_margin_loss(x, prob, w8);
+        F.cosine_embedding_loss(x, y, y[:, 0].sign(), 0.1); F.cosine_embedding_loss(v, w8, torch.tensor(-1));
+        F.triplet_margin_loss(x, y, y.flip(0)); F.triplet_margin_loss(x, y, y + 1, p=1, swap=True, reduction="none");
+        F.triplet_margin_with_distance_loss(x, y, y + 1);
+        F.triplet_margin_with_distance_loss(x, y, y + 1, swap=True, distance_function=lambda a, b: (a - b).norm(2, 1));
+        F.pairwise_distance(x, y); F.pairwise_distance(x, v, 1, keepdim=True); torch.dist(x, v, 3.5); x.dist(y)""",
+    "moments": """
+        torch.nansum(x.log()); x.log().nansum(1, keepdim=True); x.log().nanmean(); torch.nanmean(x.log(), 0);
+        x.trace(); torch.trace(xi); torch.norm(x, dim=(0, 1)); torch.norm(x, float("inf")); x.norm(0.5, 1);
+        torch.linalg.norm(x, "fro"); torch.linalg.norm(x, 1); torch.linalg.norm(x, -1);
+        torch.linalg.norm(z, float("inf"), (1, 3)); torch.linalg.matrix_norm(z, -float("inf"), (3, 1), keepdim=True);
+        torch.linalg.norm(v, 3); torch.var_mean(z, (1, 3), keepdim=True); torch.logsumexp(xi, 1);
+        torch._safe_softmax(x.log(), 1); torch._safe_softmax(x.masked_fill(m, float("-inf")), 0); F.softmax(x);
+        F.log_softmax(z[0]); torch.special.softmax(x, 1); F.batch_norm(b, None, None, training=True);
+        F.batch_norm(b, None, None, w8[:6], v[:6], True); F.instance_norm(b, v[:6], w8[:6], use_input_stats=False);
+        F.local_response_norm(b, 3); F.local_response_norm(b, 2, 0.1, 0.5, 2.); F.normalize(x, 3.5);
+        F.normalize(x, float("inf"), 0); x.renorm(2, 0, 1.5); torch.renorm(z, 1, 2, 3.)""",
+    "pooling": """
+        F.avg_pool1d(x, 3); F.avg_pool1d(x, 3, 2, 1, True); F.avg_pool1d(x, 4, 3, 2, True, False); F.avg_pool2d(z, 3);
+        F.avg_pool2d(z, (3, 2), (2, 1), (1, 0)); F.avg_pool2d(z, 3, 2, 1, ceil_mode=True, count_include_pad=False);
+        F.avg_pool2d(z, 2, divisor_override=3); F.avg_pool2d(z, z.shape[2:]); F.avg_pool3d(z, 2, 1, 1, True);
+        F.max_pool1d(x, 3, 1, 1, 2, True); F.max_pool2d(z, 2); F.max_pool2d(b, 3, 2, 1, ceil_mode=True);
+        F.max_pool2d(b.log(), 3, 2, 1, return_indices=True); F.max_pool2d(b * 0, 2, return_indices=True);
+        F.max_pool1d(x, 4, 3, 2, 2, True, True); F.max_pool3d(b, 2, return_indices=True);
+        F.max_pool2d(xi[None], 3, 2, 1);
+        F.lp_pool1d(x, 2, 3); F.lp_pool2d(z.abs(), 3, (2, 3), 2, True); F.lp_pool3d(z, 2, 2, ceil_mode=True);
+        F.adaptive_avg_pool1d(x, 3); F.adaptive_avg_pool2d(z, (2, None)); F.adaptive_avg_pool2d(z, (3, 5));
+        F.adaptive_avg_pool3d(z, (2, 3, 4)); F.adaptive_max_pool2d(z.log(), (3, 5), return_indices=True);
+        F.adaptive_max_pool1d(x, 4); F.adaptive_max_pool3d(b, 2); F.pixel_shuffle(b[:, :4], 2); F.pixel_unshuffle(b, 2);
+        F.channel_shuffle(b, 3); F.interpolate(b, scale_factor=(2, 3)); F.interpolate(b, size=(5, 7));
+        F.interpolate(x[None], scale_factor=1.7); F.interpolate(b, scale_factor=0.5); F.interpolate(b, size=(2, 9));
+        F.interpolate(b, scale_factor=0.3, recompute_scale_factor=True);
+        F.interpolate(b, size=(3, 7), mode="nearest-exact"); F.interpolate(z, size=(2, 5), mode="area");
+        F.upsample(b, scale_factor=2)""",
     "conversions": """
         x.float(); x.half(); x.bfloat16(); x.long(); x.int(); x.bool(); x.double(); x.to(torch.float16); x.to(h);
         x.to("cpu"); x.to("cpu", torch.float64); x.type(torch.int32); x.type_as(h); x.clone(); x.contiguous();
@@ -332,11 +377,13 @@ def tensors() -> dict[str, torch.Tensor]:
     x, classes = torch.randn(6, 8), torch.randint(0, 8, (6,))
     ignored = classes.clone()
     ignored[1] = -100
+    many = torch.stack([torch.randperm(8) for _ in range(6)])
+    many[0, 3] = many[1, 0] = many[2, 6] = many[2, 7] = -1
     return {
         "x": x, "y": torch.randn(6, 8), "v": torch.randn(8), "z": torch.randn(2, 3, 4, 6), "b": torch.randn(2, 6, 4, 4),
         "m": x > 0, "h": x.half(), "xi": torch.randint(-9, 9, (6, 8)), "i": torch.tensor([1, -1, 3]),
         "j": torch.tensor([[0, 2], [5, 1]]), "tgt": classes, "tgi": ignored, "w8": torch.rand(8),
-        "prob": torch.softmax(torch.randn(6, 8), -1),
+        "prob": torch.softmax(torch.randn(6, 8), -1), "many": many,
     }  # fmt: skip
 
 
@@ -410,7 +457,7 @@ MISTAKES = {
     "roll": (lambda: ops.roll(REAL, (1, 2), (0,)), BadArgument, "roll: shifts must be one for each of dims"),
     "table": (lambda: ops.embedding(WHOLE, ROWS), BadArgument, "embedding: weight must be a matrix"),
     "groups": (lambda: ops.group_norm(REAL, 3), BadArgument, "group_norm: num_groups must be a divisor"),
-    "reduction": (lambda: ops.mse_loss(REAL, REAL, "max"), BadArgument, "mse_loss: reduction must be"),
+    "reduction": (lambda: ops.mse_loss(REAL, REAL, reduction="max"), BadArgument, "mse_loss: reduction must be"),
     "targets": (lambda: ops.nll_loss(REAL, ROWS), DTypesDisagree, "nll_loss: targets must be integers, got f32"),
     "degree": (lambda: ops.legendre_polynomial_p(REAL, 101), BadArgument, "n must be at most 100, got 101"),
     "degree of data": (lambda: ops.legendre_polynomial_p(REAL, ROWS), BadArgument, "it cannot be a tensor"),
@@ -436,6 +483,11 @@ def test_a_mistake_is_told(mistake: str) -> None:
     "torch.linalg.norm(x, 2)": UnknownFunction,
     "x.split([1, 2])": BadArgument, "torch.div(x, x, rounding_mode='up')": BadArgument,
     "x.narrow(0, 4, 4)": BadArgument,
+    "torch.linalg.norm(x, 'nuc')": UnknownFunction, "F.interpolate(x[None], size=3, mode='linear')": UnknownFunction,
+    "F.batch_norm(x, x[0], x[0], training=True)": InPlaceInput, "F.avg_pool1d(x, 3, 1, 2)": BadArgument,
+    "F.instance_norm(x[None], x[0, :6], x[0, :6])": InPlaceInput, "F.max_pool1d(x, 9)": ShapesDisagree,
+    "F.avg_pool2d(x, 2)": BadArgument, "F.pixel_shuffle(x[None, None], 2)": BadArgument,
+    "F.multi_margin_loss(x, x[:, 0].long(), 3)": BadArgument, "F.mse_loss(x, x, weight=x[0])": BadArgument,
     "F.embedding(x.long(), x, max_norm=1.)": BadArgument, "F.mse_loss(x, x, size_average=False)": BadArgument,
 }.items())  # fmt: skip
 def test_a_call_that_cannot_be_is_refused(text: str, error: type[Exception]) -> None:

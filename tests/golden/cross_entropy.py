@@ -26,7 +26,7 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
     target = tl.load(target_ptr + i, mask=in_i, other=0)
     ne = target != -100
     where = tl.where(ne, target, 0)
-    tl.device_assert((where >= 0) & (where < s1), "index out of range")
+    tl.device_assert((where >= 0) & (where < s1), "index out of range", mask=in_i)
     logits_3 = tl.load(logits_ptr + i * logits_s0 + where, mask=in_i, other=0).to(tl.float32)
     max = tl.reduce(max_acc, 1, _maximum)
     sum_acc = tl.full([BLOCK_I, BLOCK_K], 0.0, tl.float32)

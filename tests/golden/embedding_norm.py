@@ -13,7 +13,7 @@ def embedding_norm(ids_ptr, table_ptr, position_ptr, weight_ptr, bias_ptr, out_p
     in_k = k < 768
     in_i = i < s0
     ids = tl.load(ids_ptr + i * ids_s0 + j, mask=in_i, other=0)
-    tl.device_assert((ids >= 0) & (ids < s2), "index out of range")
+    tl.device_assert((ids >= 0) & (ids < s2), "index out of range", mask=in_i)
     table = tl.load(table_ptr + ids[:, None] * 768 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
     position = tl.load(position_ptr + j * 768 + k, mask=in_k, other=0).to(tl.float32)
     add = table + position[None, :]                                       # workloads.py:113  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
