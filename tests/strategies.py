@@ -636,10 +636,13 @@ def _labels(builder: Builder, op: Op) -> dict[str, Any]:
     x = builder.operand((-4, 4), lambda node: node.rank == 2 and node.dtype.is_float)
     if x.rank != 2 or not x.dtype.is_float:
         raise Refused
-    several = op.name == "multilabel_margin_loss"
-    target = _long(_places(builder, x.shape[1], x.shape if several else x.shape[:1], low=-several))
-    given = {"x": x, "target": target, "reduction": builder.source.pick(["mean", "sum", "none"])}
-    return given if several else given | {"p": builder.source.pick([1, 2]), "margin": builder.source.pick([1.0, 0.5])}
+    given = {"x": x, "reduction": builder.source.pick(["mean", "sum", "none"])}
+    if op.name == "multi_margin_loss":
+        given |= {"p": builder.source.pick([1, 2]), "margin": builder.source.pick([1.0, 0.5])}
+        return given | {"target": _long(_places(builder, x.shape[1], x.shape[:1]))}
+    i64, last = dtype("i64"), evaluate(x.shape[1], builder.sizes) - 1
+    values = fill(builder.numbers(x.shape), i64, (-1, last), builder.source.integer(0, 1000), edges=False)
+    return given | {"target": builder.given(values, Type(i64, x.shape))}
 
 
 def _distances(builder: Builder, op: Op) -> dict[str, Any]:
