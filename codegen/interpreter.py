@@ -585,7 +585,9 @@ def _number(token: str, element: str) -> Any:
         return from_raw(bits.astype(f"u{dtype.itemsize}").view(dtype), element)[0]
     if element.startswith("f8"):
         return hardware.to_f8(np.float32(token), element)
-    return np.float32(token) if element == "bf16" else dtype.type(token)
+    if element == "bf16":  # written with as many digits as tell it from its neighbours
+        return hardware.to_bf16(np.float32(token))
+    return dtype.type(token)
 
 
 class _Translator:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from triton.language.extra import libdevice
 from triton.language.extra.cuda import libdevice as cuda_libdevice  # whence a function passed as an argument must come
 
+from fusedsl.codegen import interpreter
 from fusedsl.codegen.hardware import libdevice as libdevice_function
 from fusedsl.codegen.inspect import compile_kernel
 from fusedsl.codegen.interpreter import CannotInterpret, OutOfBounds, Traffic, launch
@@ -1371,3 +1372,8 @@ def test_threads_launch_while_others_compile():
     assert not failures, failures
     for namespace, names in zip(namespaces, before, strict=True):
         assert all(vars(namespace)[name] is value for name, value in names.items())
+
+
+def test_constants_of_bf16_are_bf16():
+    assert interpreter._number("1.000980e-01", "bf16") == np.float32(0.10009765625)
+    assert interpreter._number("0x7FC0", "bf16") != interpreter._number("0x7FC0", "bf16")

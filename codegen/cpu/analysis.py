@@ -170,8 +170,16 @@ class Analysis:
                 return True
         return False
 
-    def unit_dim(self, val: Val, stored: Mapping[Val, Any]) -> int | None:
-        """The dimension along which what a value is made of lies side by side in memory; None if there is none."""
+    def unit_dim(self, val: Val, stored: Mapping[Val, Any], known: dict[Val, int | None] | None = None) -> int | None:
+        """The dimension along which what a value is made of lies side by side in memory; None if there is none.
+
+        `known`: of the values met so far, since each may have many users."""
+        known = {} if known is None else known
+        if val not in known:
+            known[val] = self._unit_dim(val, stored, known)
+        return known[val]
+
+    def _unit_dim(self, val: Val, stored: Mapping[Val, Any], known: dict[Val, int | None]) -> int | None:
         held, node = stored.get(val), val.node
         if held is not None:
             strides = getattr(held, "strides", None)
@@ -183,12 +191,12 @@ class Analysis:
             found = [d for d, step in enumerate(steps(node.operands[0])) if step == 1 and val.shape[d] > 1]
             return found[-1] if found else None
         if node.name == "tt.trans":
-            inner = self.unit_dim(node.operands[0], stored)
+            inner = self.unit_dim(node.operands[0], stored, known)
             order = [int(d) for d in node.op.attribute("order").split(",")]
             return None if inner is None else order.index(inner)
         if node.name in VIEWS or node.name in ("tt.reshape", "tt.addptr"):
             return None
-        return next((d for v in node.operands if (d := self.unit_dim(v, stored)) is not None), None)
+        return next((d for v in node.operands if (d := self.unit_dim(v, stored, known)) is not None), None)
 
     @cached_property
     def written(self) -> tuple[int, ...]:
@@ -227,6 +235,12 @@ Steps = tuple[int | None, ...]
 
 def steps(val: Val) -> Steps:
     """What a value grows by from one element to the next along each dimension; None where that is not known."""
+    if val.steps is None:
+        val.steps = _steps(val)
+    return val.steps
+
+
+def _steps(val: Val) -> Steps:
     node, rank = val.node, len(val.shape)
     if not val.is_tensor:
         return ()

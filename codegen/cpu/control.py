@@ -122,16 +122,20 @@ def _copy(em: Emitter, val: Val, source: Buffer, target: Buffer) -> None:
         em.stored[val] = before
 
 
-def same_places(em: Emitter, val: Val, arg: Val) -> bool:
-    """Does each element of the value depend on that very element of the argument, and on no other of it?"""
-    if val is arg:
+def same_places(em: Emitter, val: Val, arg: Val, seen: set[Val] | None = None) -> bool:
+    """Does each element of the value depend on that very element of the argument, and on no other of it?
+
+    `seen`: values that are looked at already, which may have many users."""
+    seen = set() if seen is None else seen
+    if val is arg or val in seen:
         return True
+    seen.add(val)
     node = val.node
     if node is None or val in em.stored or arg not in em.facts.deps(val):
         return True
     if node.name in ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.reshape", "tt.load"):
         return False
-    return all(same_places(em, v, arg) for v in node.operands)
+    return all(same_places(em, v, arg, seen) for v in node.operands)
 
 
 def loop(em: Emitter, node: Node) -> None:

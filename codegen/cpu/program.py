@@ -24,6 +24,7 @@ class Val:
     number: int  # which result of the node, or which argument
     block: Body | None = None  # of an argument
     users: list[Node] = field(default_factory=list)
+    steps: tuple[int | None, ...] | None = None  # analysis.steps of it, once they are asked for
 
     @property
     def shape(self) -> tuple[int, ...]:
