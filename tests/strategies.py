@@ -420,6 +420,7 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("logit", "eps"): (None, 0.1),
     ("retype", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
     ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
+    ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
     ("mvlgamma", "p"): (1, 3),
     ("polygamma", "n"): (0, 1, 2, 5),
     **{(name, "n"): (0, 1, 3, 9) for name in OPS if "_polynomial_" in name},

@@ -87,7 +87,7 @@ def view_to_own_shape(n: Node) -> Node | None:
     """reshape(x, s) -> x, expand(x, s) -> x   when x has the shape s already; so too a slice of everything, and a
     padding of nothing"""
     if n.op in (ops.reshape, ops.squeeze, ops.expand) and n.inputs[0].shape == n.shape:
-        return n.inputs[0]
+        return n.inputs[0] if n.inputs[0].type == n.type else None  # a number taken as a tensor is another type
     if n.op is ops.slice and (n["start"], n["step"]) == (0, 1) and n.inputs[0].shape == n.shape:
         return n.inputs[0]
     if n.op is ops.pad and not any(n["pad"]):
