@@ -419,8 +419,6 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("renorm", "maxnorm"): (1.0, 4.0),
     ("logit", "eps"): (None, 0.1),
     ("retype", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
-    ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
-    ("next_float", "dtype"): (dtype("f16"), dtype("bf16"), dtype("f32")),
     ("mvlgamma", "p"): (1, 3),
     ("polygamma", "n"): (0, 1, 2, 5),
     **{(name, "n"): (0, 1, 3, 9) for name in OPS if "_polynomial_" in name},
@@ -712,6 +710,12 @@ def _nearest(builder: Builder, op: Op) -> dict[str, Any]:
             "offset": builder.source.pick([None, 0.5])}  # fmt: skip
 
 
+def _next_float(builder: Builder, op: Op) -> dict[str, Any]:
+    shape = builder.operand((-4, 4)).shape
+    x, other = (builder.tensor((-4, 4), dtype("f32"), shape) for _ in range(2))
+    return {"x": x, "other": other, "dtype": dtype(builder.source.pick(["f16", "bf16", "f32"]))}
+
+
 CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "expand": _expand, "reshape": _reshape, "permute": _permute, "roll": _roll, "unflatten": _unflatten,
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
@@ -725,7 +729,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     **{f"{kind}_pool{rank}d": _pool for kind in ("avg", "max", "lp") for rank in (1, 2, 3)},
     **{f"adaptive_{kind}_pool{rank}d": _adaptive_pool for kind in ("avg", "max") for rank in (1, 2, 3)},
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
-    "full": _filled, "zeros": _filled, "ones": _filled,
+    "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float,
 }  # fmt: skip
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes.
