@@ -551,12 +551,13 @@ def getitem(self, key):
 
 @spells("torch.hstack")
 def hstack(tensors):
+    tensors = [t if len(t.shape) else ops.reshape(t, (1,)) for t in tensors]
     return ops.cat(tensors, 0 if len(tensors[0].shape) == 1 else 1)
 
 
 @spells("torch.vstack", "torch.row_stack")
 def vstack(tensors):
-    return ops.cat([ops.unsqueeze(t, 0) if len(t.shape) == 1 else t for t in tensors], 0)
+    return ops.cat([t if len(t.shape) > 1 else ops.reshape(t, (1, -1)) for t in tensors], 0)
 
 
 @spells("torch.constant_pad_nd")

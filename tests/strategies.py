@@ -422,6 +422,15 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("mvlgamma", "p"): (1, 3),
     ("polygamma", "n"): (0, 1, 2, 5),
     **{(name, "n"): (0, 1, 3, 9) for name in OPS if "_polynomial_" in name},
+
+
+    ("histc", "bins"): (3, 1, 5),
+    ("histc", "min"): (0, -1.0),
+    ("histc", "max"): (0, 2.0),
+    ("diff", "n"): (1, 2, 0),
+    ("slopes", "edge_order"): (1, 2),
+    ("powers", "n"): (None, 3, 1),
+    ("diag_embed", "offset"): (0, 1, -2),
 }
 
 # Operands for which torch takes Python numbers only.
@@ -710,10 +719,130 @@ def _nearest(builder: Builder, op: Op) -> dict[str, Any]:
             "offset": builder.source.pick([None, 0.5])}  # fmt: skip
 
 
+def _binned(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4), lambda node: 0 not in node.shape and node.dtype.is_float)
+    if 0 in x.shape:
+        raise Refused
+    return {"x": x, "bins": builder.source.pick([1, 3]), "min": -4, "max": 4}
+
+
+def _powers(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-2, 2), lambda node: node.rank > 0)
+    if not x.rank:
+        raise Refused
+    return {"x": x, "n": builder.source.pick([1, 2, 3])}
+
+
 def _next_float(builder: Builder, op: Op) -> dict[str, Any]:
     shape = builder.operand((-4, 4)).shape
     x, other = (builder.tensor((-4, 4), dtype("f32"), shape) for _ in range(2))
     return {"x": x, "other": other, "dtype": dtype(builder.source.pick(["f16", "bf16", "f32"]))}
+
+
+def _ranked(builder: Builder, op: Op) -> dict[str, Any]:
+    """The k first of a row, or the k-th."""
+    x, d = _near(builder, op)
+    most = min(evaluate(x.shape[d], builder.sizes), 4)
+    if not most:
+        raise Refused
+    return {"x": x, "k": builder.source.integer(1, most), "dim": d}
+
+
+def _quantile(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4), lambda node: node.dtype.name in ("f32", "f64"))
+    q = builder.tensor((0, 1), x.dtype, [2]) if builder.rarely(2) else builder.source.pick([0.5, 0.25, 1.0])
+    way = builder.source.pick(["linear", "lower", "higher", "midpoint", "nearest"])
+    return {"x": x, "q": q, "dim": builder.source.pick([None, builder.dim(x.rank)]), "interpolation": way,
+            "keepdim": builder.rarely(2)}  # fmt: skip
+
+
+def _reduced(op: Op, builder: Builder) -> dict[str, Any]:
+    if "reduce" not in op.rules:
+        return {}
+    kinds = ["mean", "prod", "amax", "amin", *(["sum"] if op.name == "scatter_reduce" else [])]
+    return {"reduce": builder.source.pick(kinds), "include_self": builder.rarely(2)}
+
+
+def _scatter(builder: Builder, op: Op) -> dict[str, Any]:
+    x, d = _near(builder, op)
+    shape = (*x.shape[:d], builder.source.pick([1, 2, 4]), *x.shape[d + 1 :])
+    index = _long(_places(builder, x.shape[d], shape))
+    return {"x": x, "dim": d, "index": index, "src": builder.tensor((-2, 2), x.dtype, shape), **_reduced(op, builder)}
+
+
+def _rows(builder: Builder, op: Op) -> dict[str, Any]:
+    """Rows for the places that a vector of indices names; each of them once, where torch leaves the order open."""
+    x, d = _near(builder, op)
+    count = builder.source.pick([1, 2, 4]) if op.name != "index_copy" else 1
+    index = _long(_places(builder, x.shape[d], [count]))
+    if op.name == "index_fill":
+        return {"x": x, "dim": d, "index": index, "value": builder.source.pick([1, 0, 2])}
+    source = builder.tensor((-2, 2), x.dtype, (*x.shape[:d], count, *x.shape[d + 1 :]))
+    return {"x": x, "dim": d, "index": index, "source": source, **_reduced(op, builder)}
+
+
+def _index_put(builder: Builder, op: Op) -> dict[str, Any]:
+    x, d = _near(builder, op)
+    accumulate = builder.rarely(2)
+    shape = [builder.source.pick([2, 3])] if accumulate else []
+    first = _long(_places(builder, x.shape[d], shape, low=-1))
+    dims, more = [d], []
+    if x.rank > 1 and builder.rarely(2):
+        dims.append((d + 1) % x.rank)
+        more = [_long(_places(builder, x.shape[dims[1]], shape))]
+    outer = [n for e, n in enumerate(x.shape) if e not in dims]
+    together = max(dims) - min(dims) + 1 == len(dims)
+    place = min(dims) if together else 0
+    values = builder.tensor((-2, 2), x.dtype, [*outer[:place], *shape, *outer[place:]])
+    return {"tensors": [x, values, first, *more], "dims": dims, "accumulate": accumulate}
+
+
+def _select_scatter(builder: Builder, op: Op) -> dict[str, Any]:
+    given = _select(builder, OPS["select"])
+    x, d = given["x"], given["dim"]
+    return {**given, "src": builder.tensor((-2, 2), x.dtype, (*x.shape[:d], *x.shape[d + 1 :]))}
+
+
+def _slice_scatter(builder: Builder, op: Op) -> dict[str, Any]:
+    given = _slice(builder, OPS["slice"])
+    return {**given, "src": builder.tensor((-2, 2), given["x"].dtype, build(OPS["slice"], (), given).shape)}
+
+
+def _diagonal_scatter(builder: Builder, op: Op) -> dict[str, Any]:
+    given = _diagonal(builder, OPS["diagonal"])
+    return {**given, "src": builder.tensor((-2, 2), given["x"].dtype, build(OPS["diagonal"], (), given).shape)}
+
+
+def _matrices(builder: Builder, op: Op) -> dict[str, Any]:
+    parts = [builder.operand((-4, 4), lambda node: node.rank <= 2) for _ in range(builder.source.integer(1, 3))]
+    return {"tensors": parts}
+
+
+def _vectors(builder: Builder, op: Op) -> dict[str, Any]:
+    kind = dtype(builder.source.pick(builder.limits.dtypes))
+    lengths = [builder.source.pick([2, 3, 1]) for _ in range(builder.source.integer(1, 3))]
+    return {"tensors": [builder.tensor((-4, 4), kind, [n]) for n in lengths]}
+
+
+def _masked_scatter(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4))
+    mask = builder.tensor((0, 1), dtype("bool"), x.shape)
+    return {"x": x, "mask": mask, "source": builder.tensor((-4, 4), x.dtype, (*x.shape, 2))}
+
+
+def _ordered(builder: Builder, op: Op) -> dict[str, Any]:
+    """Bounds in order, and values to be put among them."""
+    x = builder.operand((-4, 4), lambda node: op.name == "bucketize" or node.rank > 0)
+    shape = [3] if op.name == "bucketize" or builder.rarely(2) else (*x.shape[:-1], 3)
+    bounds = fill(builder.numbers(shape), x.dtype, (-4, 4), builder.source.integer(0, 1000), False).sort(-1).values
+    row = builder.given(bounds, Type(x.dtype, tuple(shape)))
+    given = {"x": x, "boundaries": row} if op.name == "bucketize" else {"x": row, "values": x}
+    return {**given, "right": builder.rarely(2)}
+
+
+def _triangle(builder: Builder, op: Op) -> dict[str, Any]:
+    sizes = {"row": builder.source.integer(0, 5), "col": builder.source.integer(0, 5)}
+    return {**sizes, "offset": builder.source.integer(-3, 3)}
 
 
 CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
@@ -729,7 +858,14 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     **{f"{kind}_pool{rank}d": _pool for kind in ("avg", "max", "lp") for rank in (1, 2, 3)},
     **{f"adaptive_{kind}_pool{rank}d": _adaptive_pool for kind in ("avg", "max") for rank in (1, 2, 3)},
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
-    "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float,
+    "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float, "histc": _binned,
+    "powers": _powers,
+    "topk": _ranked, "kthvalue": _ranked, "quantile": _quantile, "nanquantile": _quantile,
+    "scatter": _scatter, "scatter_add": _scatter, "scatter_reduce": _scatter, "index_add": _rows, "index_copy": _rows,
+    "index_reduce": _rows, "index_fill": _rows, "index_put": _index_put, "select_scatter": _select_scatter,
+    "slice_scatter": _slice_scatter, "diagonal_scatter": _diagonal_scatter, "block_diag": _matrices,
+    "cartesian_prod": _vectors, "masked_scatter": _masked_scatter, "bucketize": _ordered, "searchsorted": _ordered,
+    "tril_indices": _triangle, "triu_indices": _triangle,
 }  # fmt: skip
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes.

@@ -277,6 +277,46 @@ CALLS_OF_TORCH = {
         F.pad(x, (1, 2, 3, 0), value=5.); F.pad(x, (-1, 2)); torch.gather(x, 1, xi.abs() % 8);
         x.gather(0, tgt[None] % 6); x.index_select(0, tgt % 6); F.embedding(tgt, y[:8].T);
         torch.take_along_dim(x, xi.abs() % 8, dim=1); F.one_hot(tgt, 8); x.tril(); x.triu(1); torch.tril(x, -1)""",
+    "parts and copies": """
+        x.rot90(); torch.rot90(x, 2); torch.rot90(z, -1, (1, 3)); x.rot90(4); torch.atleast_1d(v); torch.atleast_2d(v);
+        torch.atleast_3d(v, x); torch.atleast_3d([v]); torch.column_stack([v, v]); torch.dstack([x, y]);
+        torch.row_stack([x, v]); torch.hstack([x.sum(), v]); x.tensor_split(4); x.tensor_split((1, -1), 1);
+        x.tensor_split(9); torch.hsplit(x, 2); torch.vsplit(x, [2, 9]); torch.dsplit(z, 2); torch.hsplit(v, 4);
+        torch.unsafe_split(x, 4); torch.unsafe_chunk(x, 3); torch.split_with_sizes(x, [2, 4]);
+        torch.linalg.diagonal(z); torch.diag(v); torch.diag(x, 1); torch.diag(v, -2); torch.diagflat(j);
+        torch.diag_embed(z, 1, 0, 2); torch.block_diag(x, v, xi, v[0]); torch.expand_copy(v, (2, 8));
+        torch.permute_copy(z, (3, 0, 1, 2)); torch.view_copy(x, (8, 6)); torch.t_copy(x); torch.split_copy(x, 2);
+        torch.transpose_copy(x, 0, 1); torch.unbind_copy(x, 1); torch.squeeze_copy(x[None]); torch.alias_copy(x);
+        torch.unsqueeze_copy(x, 1); torch.diagonal_copy(x); torch.select_copy(x, 0, 1); torch.slice_copy(x, 1, 2, 5);
+        torch.narrow_copy(x, 0, 1, 2); torch.unfold_copy(x, 1, 3, 2); torch.detach_copy(x);
+        torch.split_with_sizes_copy(x, [2, 4]); torch.take(x, j); x.take(i); torch.take_along_dim(x, j);
+        x.select_scatter(v, 0, -2); x.slice_scatter(x[:2], 0, 1, -1, 2); x.diagonal_scatter(v[:6]);
+        torch.masked_scatter(x, m, y)""",
+    "neighbours and products": """
+        torch.diff(x); torch.diff(x, 2, 0); x.diff(prepend=x[:, :1], append=y); m.diff(); torch.trapezoid(x);
+        torch.trapezoid(x, v); torch.trapezoid(x, y, dim=0); torch.trapz(x, dx=0.5);
+        torch.cumulative_trapezoid(x, dx=2, dim=0); torch.cumulative_trapezoid(x, v); torch.gradient(x);
+        torch.gradient(x, dim=1, edge_order=2); torch.gradient(x, spacing=(2, 0.5)); torch.gradient(v, spacing=3.);
+        torch.kron(x[:2, :3], y[:3, :2]); torch.kron(v, x[:2]); torch.cross(x[:, :3], y[:, :3]);
+        torch.linalg.cross(x[:3], y[:3], dim=0); torch.cross(z[0], z[1], 0); torch.vander(v); torch.vander(v, 3, True);
+        torch.linalg.vander(x, N=4); torch.tril_indices(3, 4); torch.triu_indices(4, 3, -1);
+        torch.tril_indices(3, 5, 2); torch.triu_indices(3, 3, dtype=torch.int32) * 1;
+        torch.cartesian_prod(v, i.float()); torch.cartesian_prod(i);
+        torch.combinations(v[:4]); torch.combinations(i, 2, True); torch.combinations(v, 1)""",
+    "counting": """
+        torch.bucketize(x, v.sort().values); torch.bucketize(x, v.sort().values, right=True, out_int32=True);
+        torch.bucketize(0.5, w8.sort().values); torch.searchsorted(x.sort().values, y);
+        torch.searchsorted(v.sort().values, x, side="right"); torch.searchsorted(x, y, sorter=x.argsort());
+        torch.histc(x, 5); torch.histc(x, 4, -1, 1); torch.histc(x * 0 + 3, 3); torch.histc(x, 3, 1, 1)""",
+    "order": """
+        x.sort(); torch.sort(x, 0, True); torch.sort(x, stable=True, dim=0).values; x.argsort(1);
+        torch.argsort(x, 0, True); x.T.sort(); torch.msort(x); x.topk(3); torch.topk(x, 2, 0, largest=False);
+        x.topk(1, sorted=False);
+        x.kthvalue(3); torch.kthvalue(x, 2, 0, True); x.median(); x.median(0); torch.median(x, 1, keepdim=True);
+        torch.nanmedian(x); x.nanmedian(1); (xi // 8).mode(1); torch.mode(x, 0, True); x.quantile(0.3);
+        torch.quantile(x, w8[:3], 1); x.quantile(0.5, dim=0, keepdim=True, interpolation="nearest");
+        torch.nanquantile(x, 0.7, dim=1, interpolation="midpoint"); x.sum().sort(); x.sum().topk(1);
+        x.sum().median()""",
     "norms": """
         F.softmax(x, dim=-1); x.softmax(0); torch.softmax(h, 1); F.softmax(h, 1, dtype=torch.float32);
         F.log_softmax(x, 1); F.layer_norm(x, (8,)); F.layer_norm(x, (8,), w8, v, 1e-6);
