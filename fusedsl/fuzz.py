@@ -11,7 +11,7 @@ import inspect
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class Call:
     leaves: tuple[Any, ...]
     places: tuple[int | None, ...]
     tensors: tuple[Tensor, ...] = ()
-    shared: tuple[int, ...] = field(default=())  # for each tensor, the storage that it lies in
+    shared: tuple[int, ...] = ()  # for each tensor, the storage that it lies in
 
     def arguments(self) -> tuple[Args, Mapping[str, Any]]:
         bases: dict[int, torch.Tensor] = {}
@@ -303,7 +303,7 @@ def _plainer(call: Call) -> Iterator[Callable[[Call], Call | None]]:
 
 def _with(call: Call, storage: int, at: int | None, number: int) -> Call | None:
     values = list(call.tensors[call.shared.index(storage)].values)
-    if at is not None and values[at] in (0, 1) and not (values[at] == 1 and number == 0):
+    if at is not None and values[at] in (0, number):  # as plain already
         return None
     if at is None:
         values = [_as(v, number) for v in values]

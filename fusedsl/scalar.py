@@ -54,6 +54,11 @@ class Expr:
     def attrs(self) -> dict[str, Any]:
         return dict(self._attrs)
 
+    @property
+    def is_fold(self) -> bool:
+        """Whether it combines what stands along its `axes`."""
+        return self.kind in ("reduce", "scan")
+
     def __getitem__(self, name: str) -> Any:
         for key, value in self._attrs:
             if key == name:
@@ -196,7 +201,7 @@ def _substituted(e: Expr, mapping: Mapping[Atom, Index], memo: Mapping[Expr, Exp
         return both(*args)
     if e.kind == "select":
         return select(*args)
-    if e.kind in ("reduce", "scan"):
+    if e.is_fold:
         axes = tuple(dict.fromkeys(v for a in e["axes"] for v in _renamed(a, mapping)))
         assert e.kind == "reduce" or len(axes) == 1, f"the axis of a scan became {axes}"
         return make(e.kind, e.dtype, args, e.op, axes=axes)
@@ -267,7 +272,7 @@ def show(e: Expr) -> str:
         return f"({e['index']})"
     if e.kind == "less":
         return f"({e['a']} < {e['b']})"
-    if e.kind in ("reduce", "scan"):
+    if e.is_fold:
         assert e.op is not None
         return f"{e.op.name}_{','.join(map(repr, e['axes']))}({args[0]})"
     if e.kind == "ref":

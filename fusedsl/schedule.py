@@ -49,7 +49,7 @@ def nests_of(writes: Sequence[Write]) -> list[tuple[Variable, ...]]:
     """The groups of axes that some reduction binds together, or a scan runs along, in order of appearance."""
     groups: list[list[Variable]] = []
     for e in walk([w.value for w in writes]):
-        if e.kind not in ("reduce", "scan"):
+        if not e.is_fold:
             continue
         touching = [g for g in groups if any(a in g for a in e["axes"])]
         merged = list(dict.fromkeys([a for g in touching for a in g] + list(e["axes"])))
@@ -146,8 +146,7 @@ def check(writes: Sequence[Write]) -> None:
     nests = nests_of(writes)
     for nest in nests:
         for e in walk([w.value for w in writes]):
-            folds = e.kind in ("reduce", "scan")
-            if folds and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
+            if e.is_fold and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
                 raise Refusal("reductions over some and over all of the same axes")
 
 
@@ -215,10 +214,10 @@ def refuse_loops_inside(writes: Sequence[Write]) -> None:
     for one along the very axis of the loop."""
     resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
     for e in walk([w.value for w in writes]):
-        if e.kind not in ("reduce", "scan"):
+        if not e.is_fold:
             continue
         for inner in walk([e.args[0]]):
-            if inner.kind not in ("reduce", "scan") or not (inner.free & set(e["axes"])):
+            if not inner.is_fold or not (inner.free & set(e["axes"])):
                 continue
             if inner["axes"][0] not in resident and not (inner.kind == "scan" and inner["axes"] == e["axes"]):
                 raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {list(e['axes'])}")

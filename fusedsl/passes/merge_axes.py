@@ -34,7 +34,7 @@ def merge_axes(writes: list[Write], buffers: Mapping[Node, Buffer], origin: Orig
 def _candidates(writes: Sequence[Write]) -> list[tuple[Variable, Variable]]:
     """Pairs of axes that every write and every reduction has both of, or neither."""
     binders = [set(w.axes) for w in writes]
-    binders += [set(e["axes"]) for e in walk([w.value for w in writes]) if e.kind in ("reduce", "scan")]
+    binders += [set(e["axes"]) for e in walk([w.value for w in writes]) if e.is_fold]
     axes = dict.fromkeys(a for b in binders for a in sorted(b, key=lambda a: a.key))
     return [(a, b) for a, b in permutations(axes, 2) if all((a in s) == (b in s) for s in binders)]
 

@@ -32,7 +32,7 @@ def _step(writes: Sequence[Write], axis: Variable) -> Index | None:
         return None
     cuts: list[Index] = []
     for e in walk([w.value for w in writes]):
-        if e.kind in ("reduce", "scan") and axis in _free_below(e):
+        if e.is_fold and axis in _free_below(e):
             return None
         if e.kind == "less" and axis in e.free:
             cut = _cut(e["a"] - e["b"], axis)

@@ -54,7 +54,7 @@ def _scopes(writes: list[Write]) -> dict[Variable, set[Variable]]:
         for axis in w.axes:
             scopes.setdefault(axis, set()).update(w.value.free, w.axes)
     for e in walk([w.value for w in writes]):
-        if e.kind in ("reduce", "scan"):
+        if e.is_fold:
             for axis in e["axes"]:
                 scopes.setdefault(axis, set()).update(e.args[0].free, e["axes"])
     return scopes
@@ -94,7 +94,7 @@ def match_loads(a: Expr, b: Expr) -> Pairs | None:
 def _match(a: Expr, b: Expr, pairs: Pairs) -> bool:
     if a is b:
         return True
-    if (a.kind, a.op, a.dtype, len(a.args)) != (b.kind, b.op, b.dtype, len(b.args)) or a.kind in ("reduce", "scan"):
+    if (a.kind, a.op, a.dtype, len(a.args)) != (b.kind, b.op, b.dtype, len(b.args)) or a.is_fold:
         return False
     mine, theirs = indices(a), indices(b)
     if len(mine) != len(theirs):
