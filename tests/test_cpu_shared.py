@@ -48,7 +48,6 @@ def compiled(request, monkeypatch):
         launch(kernel, grid, arguments, signature=signature)
 
     monkeypatch.setattr(shared, "launch", native)
-    monkeypatch.setenv("FUSEDSL_CPU_FORK", "0")  # a third of the time
     if lacking := REFUSED.get(request.node.name):
         why = rf"test_interpreter\.py:\d+: {re.escape(lacking)}"
         request.applymarker(pytest.mark.xfail(raises=pytest.RaisesExc(CannotCompile, match=why), strict=True))
