@@ -48,6 +48,8 @@ class Fused:
         if is_tracing() or _as_written.get():
             return self.function(*args, **kwargs)
         traced, planner, bound = self._entry(args, kwargs)
+        for at, draw in traced.draws:
+            bound.values[at] = draw()
         plan = planner.called(bound.values, bound.sizes, traced.device)
         return traced.rebuild(bound, plan.run(bound.values, traced.device))
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from .api import Fused, as_written, fuse
-from .errors import Mismatch
+from .errors import BadArgument, Mismatch
 from .interpret import interpret
 
 Args = Sequence[Any]
@@ -104,9 +104,10 @@ def assert_matches(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> 
 
 def compare(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> list[Comparison]:
     """Each output of a call by the rule of `assert_matches`. Raises Mismatch where the outputs are not eager's in
-    number or structure."""
+    number or structure, BadArgument where it draws random numbers."""
     fused = as_fused(f)
     with torch.no_grad():
+        _refuse_random(fused, args, kwargs)
         with as_written():
             theirs, wanted = tree_flatten(fused.function(*args, **(kwargs or {})))
         ours, got = tree_flatten(fused(*args, **(kwargs or {})))
@@ -117,6 +118,13 @@ def compare(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> list[Co
     return [
         _compared(name, f"output {at}", *three) for at, three in enumerate(zip(ours, theirs, exact, strict=True))
     ]
+
+
+def _refuse_random(fused: Fused, args: Args, kwargs: Kwargs) -> None:
+    traced, *_ = fused._entry(tuple(args), kwargs or {})
+    if traced.draws:
+        raise BadArgument(op=name_of(fused), name="a function to compare", rule="one without random numbers",
+                          got="one that draws some", hint="Pass them as an argument.")  # fmt: skip
 
 
 def _compared(name: str, what: str, ours: Any, eager: Any, exact: Any) -> Comparison:

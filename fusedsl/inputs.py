@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Input:
     text: str
     tensor: torch.Tensor | None = None
     is_argument: bool = False
+    draws: Callable[[], int] | None = None  # what gives a call its value, where nothing is read: a seed
 
 
 class Inputs:
@@ -38,6 +40,7 @@ class Inputs:
         self.device: torch.device | None = None
         self.number_names: dict[str, str] = {}  # text of a number that is an argument -> its name
         self._numbers: dict[str, Input] = {}
+        self._seeds: dict[torch.Generator | None, Input] = {}
         self._taken: set[str] = set()
 
     # ---- tensors ----
@@ -92,6 +95,14 @@ class Inputs:
             self._numbers[number.text] = found
         return found
 
+    def seed(self, generator: torch.Generator | None) -> Input:
+        """The input that passes the graph a number drawn of a generator, one for all its random numbers."""
+        found = self._seeds.get(generator)
+        if found is None:
+            found = self._seeds[generator] = self._add("seed", "0", Type(i64, (), weak=True))
+            found.draws = partial(draw_seed, generator)
+        return found
+
     def _add(self, name: str, text: str, type: Type, tensor: torch.Tensor | None = None) -> Input:
         name = self._unique(name)
         node = intern(OPS["input"], (), {"name": name, "number": tensor is None}, type)
@@ -126,6 +137,12 @@ class Inputs:
         elif device.type != self.device.type or device.index not in (None, self.device.index):
             rule, hint = f"everything must stay on {self.device}", "Move it outside of the fused function."
             raise UnsupportedDevice(op=op, rule=rule, got=str(device), hint=hint)
+
+
+def draw_seed(generator: torch.Generator | None) -> int:
+    """63 bits of a generator; of torch's default one for the CPU if None, which torch.manual_seed sets."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
 
 
 def identifier(name: str) -> str:

@@ -410,6 +410,16 @@ _KINDS = {"index": "view", "reduction": "reduce", "scan": "scan", "lower": "inde
 # What calling an op on values that are no nodes does; set while a function is traced.
 applying: contextvars.ContextVar[Callable[..., Any] | None] = contextvars.ContextVar("applying", default=None)
 
+# What gives random numbers a seed and the number of a stream, for a torch.Generator or None; set likewise.
+streams: contextvars.ContextVar[Callable[[Any], tuple[Any, int]]] = contextvars.ContextVar("streams")
+
+
+def new_stream(generator: Any) -> tuple[Any, int]:
+    """The seed that a call of the function being traced draws of a torch.Generator (None: torch's default one), and
+    the number of a stream that nothing else in the function uses."""
+    return streams.get()(generator)
+
+
 OPS: dict[str, Op] = {}
 SPELLINGS: dict[str, Callable[..., Any]] = {}  # "torch.max" -> a function over ops, where torch's form differs
 

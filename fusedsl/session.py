@@ -61,7 +61,6 @@ _VIEWS = frozenset((
     "expand", "unsqueeze", "squeeze", "permute", "transpose", "reshape", "flatten", "unflatten", "slice", "select",
     "unfold", "diagonal",
 ))  # fmt: skip
-_EMPTY = ("empty", "empty_like", "empty_strided", "new_empty")
 _SIZED_BY_VALUES = ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive", "bincount")
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
 # Errors that other sizes would not mend.
@@ -94,6 +93,7 @@ class Session:
         self.inputs = Inputs(name, self.facts, self.reader)
         self.is_over = False
         self.refused: FuseError | None = None  # the last error of a torch call
+        self._streams = 0  # of random numbers
         self._depth = 0  # methods of ours that are running
         self._values: list[weakref.ref[Value]] = []
         self._nodes: list[Node] = []  # those that values had
@@ -142,6 +142,11 @@ class Session:
                 )  # fmt: skip
             found = self._captured[id(tensor)] = self.add_tensor(tensor, source.text, source.name)
         return found
+
+    def stream(self, generator: torch.Generator | None) -> tuple[Proxy, int]:
+        """The seed for random numbers of a generator, and the number of a stream of their own."""
+        self._streams += 1
+        return self.proxy(self.inputs.seed(generator).node, grad=False), self._streams - 1
 
     # ---- between proxies and nodes ----
 
@@ -239,11 +244,9 @@ class Session:
         target = dispatch.target_of(function)
         if target is None:
             target = dispatch.in_place_of(function)
-            in_place = in_place or dispatch.base_name(name) is not None
+        in_place = in_place or dispatch.base_name(name) is not None
         if in_place and holds((args, kwargs), torch.Tensor):
             return self._in_place(function, target, args, kwargs)
-        if target is None and name in _EMPTY:
-            raise UnknownFunction(op=name_of(function), hint="What it holds is not defined: use torch.zeros.")
         if target is None and name in _SIZED_BY_VALUES:
             hint = "Use torch.where(mask, x, 0), which keeps the shape, or call it outside."
             raise DataDependent(op=name_of(function), what="the shape of the result", hint=hint)

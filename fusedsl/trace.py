@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from . import types
 from .errors import FuseError, InPlaceInput, UntraceableCapture, line_of, user_line
 from .inputs import Input, identifier
-from .ir import Graph, Node, applying
+from .ir import Graph, Node, applying, streams
 from .numbers import number
 from .proxy import Proxy
 from .reader import Reader, is_constant
@@ -34,6 +34,7 @@ class Traced:
     results: Results
     bind: Callable[[Sequence[Any], Mapping[str, Any]], Bound | None]  # None: the call needs a trace of its own
     device: torch.device
+    draws: tuple[tuple[int, Callable[[], int]], ...] = ()  # inputs whose values are drawn by each call that is run
 
     def rebuild(self, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
         """The results of a call, given the graph's outputs."""
@@ -101,7 +102,7 @@ def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping
     arguments = Arguments(session, size_names)
     call.arguments.update(arguments.read(signature, call.arguments, function))
     session.watch.root(function)
-    with _set(current, session), _set(types.equate, session.facts.equate), _set(applying, session.apply):
+    with _inside(session):
         with Mode(session):
             result = function(*call.args, **call.kwargs)
         arguments.check_unchanged()
@@ -109,12 +110,17 @@ def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping
 
 
 @contextmanager
-def _set(variable: ContextVar, value: Any) -> Iterator[None]:
-    token = variable.set(value)
+def _inside(session: Session) -> Iterator[None]:
+    """What ops and types ask for is this trace's."""
+    given: dict[ContextVar, Any] = {
+        current: session, types.equate: session.facts.equate, applying: session.apply, streams: session.stream,
+    }  # fmt: skip
+    tokens = [variable.set(value) for variable, value in given.items()]
     try:
         yield
     finally:
-        variable.reset(token)
+        for variable, token in zip(given, tokens, strict=True):
+            variable.reset(token)
 
 
 class Arguments:
@@ -260,7 +266,9 @@ def _finish(session: Session, result: Any) -> Traced:
     names = {node: name for node, name in session.notes.names.items() if node in kept}
     lines = {node: line for node, line in session.notes.lines.items() if node in kept}
     graph = Graph(tuple(each.node for each in inputs), outputs, session.name, names, lines)
-    return Traced(graph, results, _binder(session, inputs), session.inputs.device or torch.get_default_device())
+    device = session.inputs.device or torch.get_default_device()
+    draws = tuple((at, each.draws) for at, each in enumerate(inputs) if each.draws is not None)
+    return Traced(graph, results, _binder(session, inputs), device, draws)
 
 
 def _real(session: Session, leaf: Any) -> Any:

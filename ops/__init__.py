@@ -25,6 +25,7 @@ from . import (  # noqa: F401  (imported for their declarations)
     parts,
     polynomials,
     pooling,
+    random,
     reduce,
     resample,
     scan,
@@ -33,6 +34,7 @@ from . import (  # noqa: F401  (imported for their declarations)
     source,
     special,
     spell,
+    spell_factories,
     spell_views,
     trigonometry,
 )

@@ -168,7 +168,7 @@ def tensor_where(self, condition, other):
 # ---- conversions -----------------------------------------------------------------------------------------------------
 
 
-def _cast(x, dtype):
+def converted(x, dtype):
     """x in another dtype; x itself where it has that dtype, as torch does."""
     return x if dtype_of(x.dtype) is dtype_of(dtype) else ops.cast(x, dtype)
 
@@ -176,7 +176,7 @@ def _cast(x, dtype):
 def _named_dtype(name: str, dtype: torch.dtype) -> None:
     @spells(f"Tensor.{name}")
     def convert(self):
-        return _cast(self, dtype)
+        return converted(self, dtype)
 
 
 for _name, _dtype in {
@@ -202,7 +202,7 @@ def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, oth
         if there.type != here.type or there.index not in (None, here.index):
             raise BadArgument(op="to", name="device", rule=f"{here}, where the operand is", got=device,
                               hint="Move tensors outside of the fused function.")  # fmt: skip
-    result = _cast(self, dtype or getattr(other, "dtype", None) or self.dtype)
+    result = converted(self, dtype or getattr(other, "dtype", None) or self.dtype)
     return ops.clone(result) if copy and result is self else result
 
 
@@ -210,12 +210,12 @@ def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, oth
 def type_(self, dtype=None, non_blocking=False):
     if not isinstance(dtype, torch.dtype):
         raise BadArgument(op="type", name="dtype", rule="a torch.dtype", got=repr(dtype), hint="x.dtype is x's own.")
-    return _cast(self, dtype)
+    return converted(self, dtype)
 
 
 @spells("Tensor.type_as")
 def type_as(self, other):
-    return _cast(self, other.dtype)
+    return converted(self, other.dtype)
 
 
 # ---- reductions ------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ _deviation("std")
 # ---- views -----------------------------------------------------------------------------------------------------------
 
 
-def _flat(sizes: Sequence) -> tuple:
+def flat(sizes: Sequence) -> tuple:
     """Sizes given one by one or as one list."""
     one = len(sizes) == 1 and isinstance(sizes[0], (tuple, list))
     return tuple(sizes[0]) if one else tuple(sizes)
@@ -294,7 +294,7 @@ def reshape(self, *shape, size=None):
         shape = (size,)
     if shape and isinstance(shape[0], torch.dtype):
         raise UnknownFunction(op="Tensor.view", hint="A view as another dtype shows bits, not values; use .to(dtype).")
-    return ops.reshape(self, _flat(shape))
+    return ops.reshape(self, flat(shape))
 
 
 @spells("Tensor.view_as", "Tensor.reshape_as")
@@ -309,7 +309,7 @@ def ravel(input):
 
 @spells("Tensor.expand")
 def expand(self, *size, implicit=False):
-    return ops.expand(self, _flat(size))
+    return ops.expand(self, flat(size))
 
 
 @spells("torch.broadcast_to", "Tensor.broadcast_to")
@@ -324,7 +324,7 @@ def expand_as(self, other):
 
 @spells("torch.broadcast_tensors")
 def broadcast_tensors(*tensors):
-    tensors = _flat(tensors)
+    tensors = flat(tensors)
     backwards = itertools.zip_longest(*(t.shape[::-1] for t in tensors), fillvalue=1)
     shape = [next((n for n in sizes if not (isinstance(n, int) and n == 1)), 1) for sizes in backwards][::-1]
     return tuple(ops.expand(t, tuple(shape)) for t in tensors)
@@ -332,12 +332,12 @@ def broadcast_tensors(*tensors):
 
 @spells("Tensor.permute")
 def permute(self, *dims):
-    return ops.permute(self, _flat(dims))
+    return ops.permute(self, flat(dims))
 
 
 @spells("Tensor.flip", "torch.flip")
 def flip(input, *dims):
-    return ops.flip(input, _flat(dims))
+    return ops.flip(input, flat(dims))
 
 
 @spells("torch.fliplr", "Tensor.fliplr")
@@ -363,7 +363,7 @@ def mT(input):
 @spells("torch.movedim", "Tensor.movedim", "torch.moveaxis", "Tensor.moveaxis")
 def movedim(input, source, destination):
     rank = len(input.shape)
-    pairs = zip(_flat([destination]), _flat([source]), strict=True)
+    pairs = zip(flat([destination]), flat([source]), strict=True)
     moved = {_dim(input, to, "movedim"): _dim(input, of, "movedim") for to, of in pairs}
     rest = iter([d for d in range(rank) if d not in moved.values()])
     return ops.permute(input, tuple(moved[d] if d in moved else next(rest) for d in range(rank)))
@@ -371,12 +371,12 @@ def movedim(input, source, destination):
 
 @spells("Tensor.repeat")
 def repeat(self, *repeats):
-    return ops.repeat(self, _flat(repeats))
+    return ops.repeat(self, flat(repeats))
 
 
 @spells("torch.tile", "Tensor.tile")
 def tile(input, *dims):
-    dims = _flat(dims)
+    dims = flat(dims)
     return ops.repeat(input, (1,) * (len(input.shape) - len(dims)) + dims)
 
 
@@ -391,7 +391,7 @@ def repeat_interleave(input, repeats=None, dim=None, *, output_size=None):
 
 @spells("torch.roll", "Tensor.roll")
 def roll(input, shifts, dims=()):
-    dims = _flat([dims])
+    dims = flat([dims])
     if dims:
         return ops.roll(input, shifts, dims)
     return ops.reshape(ops.roll(ops.reshape(input, (-1,)), shifts, (0,)), tuple(input.shape))
@@ -535,7 +535,7 @@ def getitem(self, key):
         elif isinstance(k, slice):
             x, dim = _cut(x, dim, k.start, k.stop, k.step), dim + 1
         elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
-            picked[dim], dim = k if hasattr(k, "dtype") else tensor(k), dim + 1
+            picked[dim], dim = k if hasattr(k, "dtype") else SPELLINGS["torch.tensor"](k), dim + 1
         elif isinstance(k, bool):
             raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
         else:
@@ -585,7 +585,7 @@ def torch_embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, s
 
 @spells("torch.meshgrid")
 def meshgrid(*tensors, indexing=None):
-    tensors = _flat(tensors)
+    tensors = flat(tensors)
     if indexing == "xy" and len(tensors) > 1:
         x, y, *rest = meshgrid(tensors[1], tensors[0], *tensors[2:])
         return (y, x, *rest)
@@ -602,21 +602,6 @@ def outer(input, vec2):
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
 
-@spells("F.dropout", "F.dropout1d", "F.dropout2d", "F.dropout3d", "F.alpha_dropout", "F.feature_alpha_dropout",
-        "torch.dropout", "torch.feature_dropout")  # fmt: skip
-def dropout(input, p=0.5, training=True, inplace=False, *, train=None):
-    if (training if train is None else train) and p != 0:
-        raise UnknownFunction(op="dropout", hint="Random numbers are not available: call .eval(), or use p=0.")
-    return input
-
-
-@spells("F.rrelu", "torch.rrelu")
-def rrelu(input, lower=1 / 8, upper=1 / 3, training=False, inplace=False):
-    if training:
-        raise UnknownFunction(op="rrelu", hint="Random numbers are not available: call .eval().")
-    return ops.leaky_relu(input, (lower + upper) / 2)
-
-
 @spells("torch.layer_norm")
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     return ops.layer_norm(input, normalized_shape, weight, bias, eps)
@@ -630,97 +615,6 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enable
 @spells("F.unfold")
 def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
     raise UnknownFunction(op="unfold", hint="Tensor.unfold(dimension, size, step) is there.")
-
-
-# ---- factories -------------------------------------------------------------------------------------------------------
-
-
-def _made(op: Op, *args: Any, dtype=None, device=None, layout=None, pin_memory=False, requires_grad=False,
-          out=None) -> Any:  # fmt: skip
-    """A tensor made by an op; it will live where the fused function runs."""
-    if requires_grad or out is not None:
-        name = "requires_grad" if requires_grad else "out"
-        raise BadArgument(op=op.name, name=name, rule="left out", got=requires_grad or out, hint="")
-    return op(*args, dtype=dtype)
-
-
-def _filled(name: str, op: Op) -> None:
-    @spells(f"torch.{name}")
-    def filled(*size, **options):
-        return _made(op, _flat((options.pop("size"),) if "size" in options else size), **options)
-
-    @spells(f"torch.{name}_like")
-    def like(input, **options):
-        return _made(OPS[f"{op.name}_like"], input, **options)
-
-    @spells(f"Tensor.new_{name}")
-    def new(self, *size, **options):
-        return filled(*size, **{"dtype": self.dtype, **options})
-
-
-_filled("zeros", OPS["zeros"])
-_filled("ones", OPS["ones"])
-
-
-@spells("torch.full")
-def full(size, fill_value, **options):
-    return _made(ops.full, _flat([size]), fill_value, **options)
-
-
-@spells("torch.full_like")
-def full_like(input, fill_value, **options):
-    return _made(ops.full_like, input, fill_value, **options)
-
-
-@spells("Tensor.new_full")
-def new_full(self, size, fill_value, **options):
-    return full(size, fill_value, **{"dtype": self.dtype, **options})
-
-
-@spells("torch.arange")
-def arange(*bounds, start=0, end=None, step=1, **options):
-    if len(bounds) == 1:
-        end = bounds[0]
-    elif bounds:
-        start, end, step = (*bounds, step)[:3]
-    return _made(ops.arange, start, end, step, **options)
-
-
-@spells("torch.linspace")
-def linspace(start, end, steps, **options):
-    return _made(ops.linspace, start, end, steps, **options)
-
-
-@spells("torch.eye")
-def eye(n, m=None, **options):
-    return _made(ops.eye, n, m, **options)
-
-
-def _leaves(data: Any) -> list:
-    return [leaf for item in data for leaf in _leaves(item)] if isinstance(data, (list, tuple)) else [data]
-
-
-@spells("torch.tensor", "torch.as_tensor", "torch.scalar_tensor", "torch.asarray")
-def tensor(data, dtype=None, **options):
-    """A list of lists of numbers becomes constants joined."""
-    if hasattr(data, "dtype"):
-        return data if dtype is None else _cast(data, dtype)
-    if dtype is None:
-        leaves = _leaves(data)
-        whole = torch.bool if leaves and all(isinstance(leaf, bool) for leaf in leaves) else torch.int64
-        dtype = whole if leaves and all(isinstance(leaf, int) for leaf in leaves) else torch.get_default_dtype()
-
-    def made(item: Any) -> Any:
-        if not isinstance(item, (list, tuple)):
-            return _made(ops.full, (), item, dtype=dtype, **options)
-        return ops.stack([made(inner) for inner in item]) if item else _made(ops.zeros, (0,), dtype=dtype, **options)
-
-    return made(data)
-
-
-@spells("Tensor.new_tensor")
-def new_tensor(self, data, **options):
-    return tensor(data, **{"dtype": self.dtype, **options})
 
 
 for _name, _op in OPS.items():

@@ -629,6 +629,20 @@ def _filled(builder: Builder, op: Op) -> dict[str, Any]:
     return {"size": size, "dtype": dtype(builder.source.pick(builder.limits.dtypes)), **given}
 
 
+def _random(builder: Builder, op: Op) -> dict[str, Any]:
+    """A seed as a call passes it, a size, and what there is to choose of a distribution."""
+    given = _filled(builder, op)
+    del given["fill_value"]
+    seed = builder.given(builder.source.integer(0, 2**50), Type(dtype("i64"), (), weak=True))
+    low = builder.source.integer(-9, 9)
+    bounds = {"low": low, "high": low + builder.source.pick([1, 7, 2**32, 2**40])} if "low" in op.rules else {}
+    kinds = builder.limits.dtypes if bounds else [dt for dt in builder.limits.dtypes if dtype(dt).is_float]
+    if not kinds:
+        raise Refused
+    stream = builder.source.integer(0, 3)
+    return {**given, "seed": seed, "stream": stream, "dtype": dtype(builder.source.pick(kinds)), **bounds}
+
+
 def _batch_norm(builder: Builder, op: Op) -> dict[str, Any]:
     x = builder.operand((-4, 4), lambda node: node.rank >= 2 and node.dtype.is_float)
     if x.rank < 2:
@@ -860,6 +874,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
     "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float, "histc": _binned,
     "powers": _powers,
+    "random_uniform": _random, "random_normal": _random, "random_integers": _random,
     "topk": _ranked, "kthvalue": _ranked, "quantile": _quantile, "nanquantile": _quantile,
     "scatter": _scatter, "scatter_add": _scatter, "scatter_reduce": _scatter, "index_add": _rows, "index_copy": _rows,
     "index_reduce": _rows, "index_fill": _rows, "index_put": _index_put, "select_scatter": _select_scatter,

@@ -519,7 +519,7 @@ def test_a_mistake_is_told(mistake: str) -> None:
 @pytest.mark.parametrize("text, error", {
     "x[x > 0]": DataDependent, "x[::-1]": BadArgument, "x[7]": BadArgument, "x[0, 0, 0]": BadArgument,
     "torch.where(x > 0)": DataDependent, "x.repeat_interleave(torch.tensor([1, 2]), 0)": DataDependent,
-    "F.dropout(x)": UnknownFunction, "x.to('meta')": FuseError, "torch.norm(x, 'nuc')": UnknownFunction,
+    "F.dropout(x, 1.5)": BadArgument, "x.to('meta')": FuseError, "torch.norm(x, 'nuc')": UnknownFunction,
     "torch.linalg.norm(x, 2)": UnknownFunction,
     "x.split([1, 2])": BadArgument, "torch.div(x, x, rounding_mode='up')": BadArgument,
     "x.narrow(0, 4, 4)": BadArgument,
@@ -575,7 +575,7 @@ class Text:
             names[self.literal] = repr(self.values[self.literal][0].item())
         kinds = ["const" if at == self.literal else "load" for at in range(len(self.values))]
         args = [SimpleNamespace(dtype=a.dtype.computed, kind=k) for a, k in zip(self.node.inputs, kinds, strict=True)]
-        expr = SimpleNamespace(dtype=self.node.dtype.computed, args=args, attrs=dict(self.attrs))
+        expr = SimpleNamespace(dtype=self.node.dtype.computed, args=args, attrs=dict(self.node.attrs))
         assert triton is not None
         return filled(triton, expr, names)
 

@@ -1139,10 +1139,6 @@ class Unknown:
     tensor = None
 
 
-def _fresh(x):
-    return x * torch.randn(3).sum()
-
-
 def _kept(x):
     Unknown.tensor = x * 2
     return x
@@ -1228,8 +1224,7 @@ MISTAKES = {
     "dim": (lambda x: x.sum(5), errors.DimOutOfRange, r"\[-2, 1\]"),
     "size": (lambda x: x.size(3), errors.BadArgument, "dim"),
     "unknown function": (lambda x: torch.linalg.svd(x), errors.UnknownFunction, "svd"),
-    "empty": (lambda x: x + torch.empty(3), errors.UnknownFunction, "torch.zeros"),
-    "random": (_fresh, errors.UnknownFunction, "randn"),
+    "random": (lambda x: x[torch.randperm(3)], errors.UnknownFunction, "randperm"),
     "constant": (_big_constant, errors.UntraceableCapture, "outside"),
     "kept": (_kept, errors.InPlaceInput, "Return"),
     "out": (lambda x: torch.add(x, x, out=x), errors.BadArgument, "out"),
