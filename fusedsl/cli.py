@@ -205,6 +205,42 @@ def cpu(
                 typer.echo(line)
 
 
+class Peer(StrEnum):
+    """Whose kernels ours are compared with."""
+
+    inductor, liger = "inductor", "liger"
+
+
+class PeerTarget(StrEnum):
+    """A GPU whose machine code can be followed."""
+
+    sm_80, sm_90 = "sm_80", "sm_90"
+
+
+@bench.command()
+def peers(
+    names: Annotated[list[str] | None, typer.Argument(help="Of these names only.")] = None,
+    target: Annotated[list[PeerTarget], typer.Option(help="Compile for these GPUs.")] = list(PeerTarget),  # noqa: B006
+    peer: Annotated[list[Peer], typer.Option(help="Compare with these.")] = list(Peer),  # noqa: B006
+) -> None:
+    """Print what our kernels need beside torch Inductor's and Liger's, without a GPU.
+
+    launches: of Triton kernels, and of torch's own ops beside them. MB: each distinct byte of a launch. registers: of
+    a thread, and bytes spilled if any. tile: bytes that a program holds of a tensor. instructions: executed for each
+    element. over peer: ours over the better peer's; ~ where tiles are more than twice apart. docs/peers.md says more.
+    """
+    from .peers.chains import CHAINS
+    from .peers.table import peers_head, peers_rows
+
+    for name in names or ():
+        if name not in CHAINS:
+            raise typer.BadParameter(f"there is no chain {name}; there are {', '.join(CHAINS)}")
+    head = peers_head()
+    typer.echo("  ".join(head))
+    for row in peers_rows(names or (), [each.value for each in target], [each.value for each in peer]):
+        typer.echo("  ".join(cell.ljust(len(title)) for cell, title in zip(row, head, strict=True)).rstrip())
+
+
 # ---- what a user names -----------------------------------------------------------------------------------------------
 
 
