@@ -84,7 +84,7 @@ _SAME = (
     {"keepdim", "keepdims"},
     {"size", "sizes", "shape"},
 )
-_NOT_SIZES = {"dtype", "device", "keepdim", "layout", "requires_grad", "memory_format"}
+_NOT_SIZES = {"dtype", "device", "keepdim", "layout", "requires_grad", "memory_format", "implicit"}
 # what says nothing about values; the caller has checked them
 _IGNORED = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "requires_grad", "_stacklevel", "out"}
 

@@ -373,6 +373,7 @@ class Op:
     domain: Any
     torch: tuple[str, ...]
     cheap: bool
+    jumps: bool
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -441,6 +442,7 @@ def declare(
     torch: Sequence[str] = (),
     operator: str = "",
     cheap: bool = True,
+    jumps: bool = False,
     source: bool = False,
 ) -> Callable[[Callable[..., Any]], Op]:
     """Declares an op: the function's name is the op's, its body the reference, its docstring the documentation.
@@ -459,6 +461,8 @@ def declare(
     operator   Python's operator on nodes: "__add__"; the reflected one comes with it
     cheap      whether recomputing it in each consumer costs less than a trip to memory; where not, a thread of a GPU
                holds few elements, because it takes many registers
+    jumps      its result, a float, jumps where an operand hardly changes, so that it sees operands rounded as eager's
+               are; where the result is no float this goes without saying
     source     it has no operands that tell its type: whoever makes the node says the type
 
     Raises TypeError at import where the declaration contradicts itself.
@@ -482,7 +486,7 @@ def declare(
         signature = signature.replace(parameters=[p.replace(annotation=p.empty) for p in signature.parameters.values()])
         op = Op(
             name, function, inspect.cleandoc(function.__doc__), signature, operands, variadic, rules, type, triton,
-            index, reduction, scan, lower, expand, domain, tuple(torch), cheap,
+            index, reduction, scan, lower, expand, domain, tuple(torch), cheap, jumps,
         )  # fmt: skip
         OPS[name] = op
         if operator:

@@ -69,6 +69,9 @@ class Number:
     def __float__(self) -> float:
         return float(self.fix())
 
+    def __sym_float__(self) -> Any:
+        return number(self._facts, f"float({self.text})", float(self.value))
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.array(self.fix(), dtype)
 

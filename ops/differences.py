@@ -113,7 +113,7 @@ def cumulative_trapezoid(y: torch.Tensor, x: torch.Tensor | None = None, dx: Num
 
 @spells("torch.diff", "Tensor.diff")
 def diff_(input, n=1, dim=-1, prepend=None, append=None):
-    if prepend is not None or append is not None:
+    if n and (prepend is not None or append is not None):
         input = cat([part for part in (prepend, input, append) if part is not None], dim)
     return diff(input, n, dim)
 

@@ -46,28 +46,38 @@ def div(x: torch.Tensor, other: torch.Tensor):
 
 
 @declare(type=numeric, triton=by_kind(on_tensors("_floor_quotient({0}, {1})"), "_floor_divide({0}, {1})"),
-         operator="__floordiv__", domain=((-40, 40), (1, 9)))  # fmt: skip
+         operator="__floordiv__", domain=((-40, 40), (1, 9)), jumps=True)  # fmt: skip
 def floor_divide(x: torch.Tensor, other: torch.Tensor):
     """floor(x / other)"""
     return torch.floor_divide(x, other)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.trunc({0} / {1})", "_trunc_divide({0}, {1})"),
-         domain=((-40, 40), (1, 9)))  # fmt: skip
+@declare(type=integers, triton="_trunc_divide({0}, {1})", domain=((-40, 40), (1, 9)))
+def integer_quotient(x: torch.Tensor, other: torch.Tensor):
+    """x / other without its fraction, of integers"""
+    return torch.div(x, other, rounding_mode="trunc")
+
+
+def _trunc_divide(x: Node, other: Node) -> Node:
+    dt = common([x.type, other.type], "trunc_divide")
+    return trunc(div(x, other)) if dt.is_float else integer_quotient(x, other)
+
+
+@declare(expand=_trunc_divide, domain=((-40, 40), (1, 9)))
 def trunc_divide(x: torch.Tensor, other: torch.Tensor):
     """trunc(x / other): torch's div with rounding_mode="trunc" """
     return torch.div(x, other, rounding_mode="trunc")
 
 
 @declare(type=numeric, triton=by_kind(on_tensors("_float_remainder({0}, {1})"), "_floor_remainder({0}, {1})"),
-         operator="__mod__", domain=((-40, 40), (1, 9)))  # fmt: skip
+         operator="__mod__", domain=((-40, 40), (1, 9)), jumps=True)  # fmt: skip
 def remainder(x: torch.Tensor, other: torch.Tensor):
     """x - other * floor(x / other), with the sign of other"""
     return torch.remainder(x, other)
 
 
 @declare(type=numeric, triton=by_kind(on_tensors("libdevice.fmod({0}, {1})"), "_trunc_remainder({0}, {1})"),
-         domain=((-40, 40), (1, 9)))  # fmt: skip
+         domain=((-40, 40), (1, 9)), jumps=True)  # fmt: skip
 def fmod(x: torch.Tensor, other: torch.Tensor):
     """x - other * trunc(x / other), with the sign of x"""
     return torch.fmod(x, other)
@@ -92,7 +102,7 @@ def _sign_text(expr, x: str) -> str:
     return f"({x} > 0).to({to}) - ({x} < 0).to({to})"
 
 
-@declare(type=same, triton=_sign_text, torch=("torch.sgn", "Tensor.sgn"))
+@declare(type=same, triton=_sign_text, torch=("torch.sgn", "Tensor.sgn"), jumps=True)
 def sign(x: torch.Tensor):
     """-1, 0 or 1; 0 for NaN"""
     return torch.sign(x)
@@ -349,31 +359,31 @@ def logit(x: torch.Tensor, eps: MaybeNumber = None):
 # ---- rounding --------------------------------------------------------------------------------------------------------
 
 
-@declare(type=numeric, triton=by_kind("tl.floor({0})", "{0}"))
+@declare(type=numeric, triton=by_kind("tl.floor({0})", "{0}"), jumps=True)
 def floor(x: torch.Tensor):
     """The greatest integer that is at most x."""
     return torch.floor(x)
 
 
-@declare(type=numeric, triton=by_kind("tl.ceil({0})", "{0}"))
+@declare(type=numeric, triton=by_kind("tl.ceil({0})", "{0}"), jumps=True)
 def ceil(x: torch.Tensor):
     """The least integer that is at least x."""
     return torch.ceil(x)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.rint({0})", "{0}"))
+@declare(type=numeric, triton=by_kind("libdevice.rint({0})", "{0}"), jumps=True)
 def round(x: torch.Tensor):
     """The nearest integer, the even one of two."""
     return torch.round(x)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.trunc({0})", "{0}"), torch=("torch.fix", "Tensor.fix"))
+@declare(type=numeric, triton=by_kind("libdevice.trunc({0})", "{0}"), torch=("torch.fix", "Tensor.fix"), jumps=True)
 def trunc(x: torch.Tensor):
     """x without its fraction"""
     return torch.trunc(x)
 
 
-@declare(type=floats, triton="{0} - libdevice.trunc({0})")
+@declare(type=floats, triton="{0} - libdevice.trunc({0})", jumps=True)
 def frac(x: torch.Tensor):
     """x - trunc(x)"""
     return torch.frac(x)

@@ -11,11 +11,12 @@ import torch
 from fusedsl import ir
 from fusedsl.errors import BadArgument
 from fusedsl.index import Index, Poly, cdiv
-from fusedsl.ir import Bound, DimOrder, MaybeDType, MaybeSize, Node, Size, Sizes, declare
-from fusedsl.types import DType, Type, f64, i64, show_shape
+from fusedsl.ir import Bound, DimOrder, MaybeDType, MaybeSize, Node, Number, Size, Sizes, declare
+from fusedsl.types import DType, Type, f32, f64, i64, show_shape
 
 from .compare import eq, where
 from .convert import clone
+from .elementwise import power
 from .movement import along, expand, unsqueeze
 from .reduce import maybe
 from .rules import default_float
@@ -112,6 +113,22 @@ def _linspace(start: Node, end: Node, steps: Index, dtype: DType | None) -> Node
     running, gaps = ir.cast(numbers(steps), inner), ir.as_node(steps - 1)
     gap = (end - start) / (max(steps - 1, 1) if isinstance(steps, int) else gaps)
     return ir.cast(where(running * 2 < steps, running * gap + start, end - (gaps - running) * gap), dt)
+
+
+def _logspace(start: Node, end: Node, steps: Index, base: float, dtype: DType | None) -> Node:
+    """Of whole powers the exponents are in f32, with ends that are whole, and the powers in f64."""
+    dt = dtype or default_float()
+    inner = dt.computed if dt.is_float else f64
+    if not dt.is_float:
+        start, end = (ir.cast(_scalar(v), dt) for v in (start, end))
+    exponents = ir.cast(_linspace(start, end, steps, dt.computed if dt.is_float else f32), inner)
+    return ir.cast(power(ir.cast(ir.as_node(base), inner), exponents), dt)
+
+
+@declare(expand=_logspace)
+def logspace(start: torch.Tensor, end: torch.Tensor, steps: Size, base: Number = 10.0, dtype: MaybeDType = None):
+    """base to the power of `steps` numbers, evenly spaced, from start to end"""
+    return torch.logspace(start, end, steps, base, dtype=maybe(dtype))
 
 
 def _scalar(value: Node) -> Node:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DataDependent, DTypesDisagree, ShapesDisagree
 from fusedsl.index import Index, is_nonnegative
-from fusedsl.ir import Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Size, Sizes, TypeRule, declare
+from fusedsl.ir import OPS, Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Size, Sizes, TypeRule, declare, spells
 from fusedsl.types import DType, Type, broadcast, i64, same_size, show_shape
 
-from .compare import eq, ge, where
-from .movement import along, expand, unsqueeze
+from .compare import eq, ge, maximum, minimum, where
+from .movement import along, expand, squeeze, unsqueeze
+from .movement import slice as cut
 from .rules import common, without
 from .source import numbers
 
@@ -186,6 +187,10 @@ def pick(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
     x, *indices = tensors
     # indexing reads an index of no dims, and selects there: on meta tensors it cannot, and any place will do
     at = tuple(0 if t.is_meta and t.ndim == 0 else t.long() for t in indices)
+    together = len(dims) == max(dims) - min(dims) + 1
+    if place == (min(dims) if together else 0):  # where torch, too, puts them
+        keys = dict(zip(dims, at, strict=True))
+        return x[tuple(keys.get(d, slice(None)) for d in range(x.ndim))]
     found = x.movedim(dims, tuple(range(len(dims))))[at]
     rank = found.ndim - (x.ndim - len(dims))
     return found.movedim(tuple(range(rank)), tuple(range(place, place + rank)))
@@ -214,6 +219,9 @@ def index(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
 def _index_select(x: Node, index: Node, dim: int) -> Node:
     if index.rank > 1:
         raise BadArgument(op="index_select", name="index", rule="a vector", got=show_shape(index.shape), hint="")
+    if not x.rank:
+        x = unsqueeze(x, 0)
+        return squeeze(pick([x, index if index.rank else unsqueeze(index, 0)], (0,), 0), 0)
     return pick([x, index if index.rank else unsqueeze(index, 0)], (dim,), dim)
 
 
@@ -221,6 +229,62 @@ def _index_select(x: Node, index: Node, dim: int) -> Node:
 def index_select(x: torch.Tensor, dim: Dim, index: torch.Tensor):
     """x at the indices of a vector along dim"""
     return torch.index_select(x, dim, index)
+
+
+# ---- padding with the tensor itself ----------------------------------------------------------------------------------
+
+
+def _around(place: Node, n: Index, mode: str) -> Node:
+    """The index in [0, n) for one before 0 or from n on."""
+    if mode == "replicate":
+        return maximum(minimum(place, n - 1), 0)
+    below, above = (-place, -(place - (n - 1) * 2)) if mode == "reflect" else (place + n, place - n)
+    return where(place < 0, below, where(place < n, place, above))
+
+
+def _cropped(x: Node, dim: int, low: Index, high: Index) -> tuple[Node, Index, Index]:
+    """x without what negative padding cuts off, and the padding that is left."""
+    first, last = (-end if isinstance(end, int) and end < 0 else 0 for end in (low, high))
+    return cut(x, dim, first, x.shape[dim] - last), low + first, high + last
+
+
+def _pad_around(x: Node, pad: Sequence[Index], mode: str) -> Node:
+    for d, (low, high) in enumerate(_edges(x.rank, pad)):
+        if (low, high) != (0, 0):
+            if mode == "circular":  # goes around what is left of it
+                x, low, high = _cropped(x, d, low, high)
+            n = x.shape[d]
+            x = pick([x, _around(numbers(n + low + high) - low, n, mode)], (d,), d)
+    return x
+
+
+@declare(expand=_pad_around)
+def pad_around(x: torch.Tensor, pad: Sizes, mode: Choice):
+    """x with more of itself around it: `pad` as for pad; mode "reflect" mirrors it at its first and last place,
+    "replicate" repeats these, "circular" starts again"""
+    return F.pad(x, pad, mode)
+
+
+@spells("F.pad")
+def pad_by_mode(input, pad, mode="constant", value=None):
+    if mode == "constant":
+        return OPS["pad"](input, pad, mode, value)
+    if mode not in ("reflect", "replicate", "circular"):
+        rule = "'constant', 'reflect', 'replicate' or 'circular'"
+        raise BadArgument(op="pad", name="mode", rule=rule, got=repr(mode), hint="")
+    if value is not None:
+        raise BadArgument(op="pad", name="value", rule=f"left out with mode={mode!r}", got=value, hint="")
+    rank, pairs = len(input.shape), len(pad) // 2
+    if len(pad) % 2 or rank not in (pairs + 1, pairs + 2) or pairs > 3:
+        rule = "a pair for each dimension but the first, or the first two"
+        raise BadArgument(op="pad", name="pad", rule=rule, got=repr(pad), hint="")
+    for d, ends in enumerate(_edges(rank, pad)):
+        n = input.shape[d]
+        for more in ends:
+            if mode != "replicate" and more > (n - 1 if mode == "reflect" else n):
+                rule = f"at most {'n - 1' if mode == 'reflect' else 'n'} where the size is n = {n}"
+                raise BadArgument(op="pad", name="pad", rule=rule, got=more, hint="")
+    return pad_around(input, tuple(pad), mode)
 
 
 def _take_along_dim(x: Node, indices: Node, dim: int) -> Node:

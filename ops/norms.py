@@ -17,7 +17,7 @@ from fusedsl.types import DType, broadcast, same_size, show_shape
 
 from .compare import clamp_min, eq, where
 from .convert import float_of, narrow, torch_dtype, wide
-from .elementwise import exp, log, pow, rsqrt
+from .elementwise import exp, log, pow, rsqrt, trunc_divide
 from .indexing import pad
 from .movement import expand, reshape, unfold, unsqueeze
 from .reduce import maybe, mean, sum, top, vector_norm
@@ -196,8 +196,9 @@ def _local_response_norm(x: Node, size: Sequence[Index], alpha: float, beta: flo
     z = wide(x, dt)
     (n,) = size
     around = [0, 0] * (x.rank - 2) + [floordiv(n, 2), floordiv(n - 1, 2)]
-    near = unfold(pad(z * z, around), 1, n, 1)
-    return narrow(z / pow(mean(near, -1) * alpha + k, beta), dt)
+    near = unfold(pad(x * x if x.dtype.is_integer else z * z, around), 1, n, 1)
+    average = trunc_divide(sum(near, -1), n) if x.dtype.is_integer else mean(near, -1)
+    return narrow(z / pow(ir.cast(average, z.dtype) * alpha + k, beta), dt)
 
 
 @declare(expand=_local_response_norm)

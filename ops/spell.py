@@ -308,8 +308,8 @@ def ravel(input):
 
 
 @spells("Tensor.expand")
-def expand(self, *size, implicit=False):
-    return ops.expand(self, flat(size))
+def expand(self, size, implicit=False):
+    return ops.expand(self, flat([size]))
 
 
 @spells("torch.broadcast_to", "Tensor.broadcast_to")
@@ -328,16 +328,6 @@ def broadcast_tensors(*tensors):
     backwards = itertools.zip_longest(*(t.shape[::-1] for t in tensors), fillvalue=1)
     shape = [next((n for n in sizes if not (isinstance(n, int) and n == 1)), 1) for sizes in backwards][::-1]
     return tuple(ops.expand(t, tuple(shape)) for t in tensors)
-
-
-@spells("Tensor.permute")
-def permute(self, *dims):
-    return ops.permute(self, flat(dims))
-
-
-@spells("Tensor.flip", "torch.flip")
-def flip(input, *dims):
-    return ops.flip(input, flat(dims))
 
 
 @spells("torch.fliplr", "Tensor.fliplr")
@@ -370,13 +360,13 @@ def movedim(input, source, destination):
 
 
 @spells("Tensor.repeat")
-def repeat(self, *repeats):
-    return ops.repeat(self, flat(repeats))
+def repeat(self, repeats=()):
+    return ops.repeat(self, flat([repeats]))
 
 
 @spells("torch.tile", "Tensor.tile")
-def tile(input, *dims):
-    dims = flat(dims)
+def tile(input, dims=()):
+    dims = flat([dims])
     return ops.repeat(input, (1,) * (len(input.shape) - len(dims)) + dims)
 
 
@@ -486,10 +476,13 @@ def _equal_parts(n, size) -> list:
 
 @spells("Tensor.unfold")
 def windows(self, dimension, size, step):
-    n = self.shape[_dim(self, dimension, "unfold")]
+    dim = _dim(self, dimension, "unfold")
+    n = self.shape[dim] if self.shape else 1
     if n < size:
         raise BadArgument(op="unfold", name="size", rule=f"at most {n}", got=size, hint="")
-    return ops.unfold(self, dimension, size, step)
+    if not self.shape:  # one window, of the one element or of none
+        return ops.slice(ops.unsqueeze(self, 0), 0, 0, size)
+    return ops.unfold(self, dim, size, step)
 
 
 @spells("torch.chunk", "Tensor.chunk")

@@ -8,6 +8,7 @@ import torch
 
 from fusedsl.errors import BadArgument
 from fusedsl.ir import OPS, Op, spells
+from fusedsl.types import dim_in
 
 from .spell import converted, flat, ops
 
@@ -67,6 +68,20 @@ def arange(*bounds, start=0, end=None, step=1, **options):
 @spells("torch.linspace")
 def linspace(start, end, steps, **options):
     return made(ops.linspace, start, end, steps, **options)
+
+
+@spells("torch.logspace")
+def logspace(start, end, steps, base=10.0, **options):
+    return made(ops.logspace, start, end, steps, base, **options)
+
+
+@spells("torch.empty_permuted")
+def empty_permuted(size, physical_layout, **options):
+    order = [dim_in(d, len(size), "empty_permuted") for d in physical_layout]
+    if sorted(order) != list(range(len(size))):
+        raise BadArgument(op="empty_permuted", name="physical_layout", rule="each dimension once", got=order, hint="")
+    laid_out = made(ops.zeros, tuple(size[d] for d in order), **options)
+    return ops.permute(laid_out, tuple(order.index(d) for d in range(len(order))))
 
 
 @spells("torch.eye")

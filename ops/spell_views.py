@@ -138,11 +138,14 @@ def take_along_dim(input, indices, dim=None):
 
 
 def _copied(target: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, in memory of its own."""
+    """The same, in memory of its own, row by row."""
+
+    def row_by_row(x: Any) -> Any:
+        return ops.clone(x).contiguous()
 
     def copy(*args: Any, **kwargs: Any) -> Any:
         found = target(*args, **kwargs)
-        return tuple(map(ops.clone, found)) if isinstance(found, tuple) else ops.clone(found)
+        return tuple(map(row_by_row, found)) if isinstance(found, tuple) else row_by_row(found)
 
     signature = target.signature if isinstance(target, Op) else inspect.signature(target)
     copy.__signature__ = signature  # type: ignore[attr-defined]

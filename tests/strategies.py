@@ -422,8 +422,6 @@ CHOICES: dict[tuple[str, str], Sequence[Any]] = {
     ("mvlgamma", "p"): (1, 3),
     ("polygamma", "n"): (0, 1, 2, 5),
     **{(name, "n"): (0, 1, 3, 9) for name in OPS if "_polynomial_" in name},
-
-
     ("histc", "bins"): (3, 1, 5),
     ("histc", "min"): (0, -1.0),
     ("histc", "max"): (0, 2.0),
@@ -537,6 +535,16 @@ def _pad(builder: Builder, op: Op) -> dict[str, Any]:
     x, d = _near(builder, op)
     amounts = [builder.source.pick([0, 1, 2, -1]) for _ in range(2 * (x.rank - d))]
     return {"x": x, "pad": amounts, "value": builder.source.pick([None, 1, -math.inf]) if x.dtype.is_float else None}
+
+
+def _pad_around(builder: Builder, op: Op) -> dict[str, Any]:
+    x = builder.operand((-4, 4), lambda node: node.rank in (2, 3) and node.shape[-1] != 0)
+    n = evaluate(x.shape[-1], builder.sizes) if x.rank in (2, 3) else 0
+    if n == 0:
+        raise Refused
+    mode = builder.source.pick(["reflect", "replicate", "circular"])
+    most = min(2, n - 1 if mode == "reflect" else n)
+    return {"x": x, "pad": [builder.source.integer(0, most) for _ in range(2)], "mode": mode}
 
 
 def _places(builder: Builder, size: Index, shape: Sequence[Index], low: int = 0) -> Node:
@@ -862,7 +870,8 @@ def _triangle(builder: Builder, op: Op) -> dict[str, Any]:
 CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "expand": _expand, "reshape": _reshape, "permute": _permute, "roll": _roll, "unflatten": _unflatten,
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
-    "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "gather": _gather,
+    "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "pad_around": _pad_around,
+    "gather": _gather,
     "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "embedding": _embedding,
     "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
     "group_norm": _group_norm, "batch_norm": _batch_norm, "local_response_norm": _channels_first,
@@ -871,7 +880,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "nearest": _nearest, "laid_out": _laid_out,
     **{f"{kind}_pool{rank}d": _pool for kind in ("avg", "max", "lp") for rank in (1, 2, 3)},
     **{f"adaptive_{kind}_pool{rank}d": _adaptive_pool for kind in ("avg", "max") for rank in (1, 2, 3)},
-    "iota": _numbers, "arange": _numbers, "linspace": _numbers, "eye": _numbers,
+    "iota": _numbers, "arange": _numbers, "linspace": _numbers, "logspace": _numbers, "eye": _numbers,
     "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float, "histc": _binned,
     "powers": _powers,
     "random_uniform": _random, "random_normal": _random, "random_integers": _random,
@@ -913,7 +922,7 @@ def refuse_undefined(node: Node, args: Sequence[Any]) -> None:
             raise Refused
 
 
-_DIVISIONS = {"floor_divide", "trunc_divide", "remainder", "fmod"}
+_DIVISIONS = {"floor_divide", "trunc_divide", "integer_quotient", "remainder", "fmod"}
 
 
 # ---- comparing -------------------------------------------------------------------------------------------------------

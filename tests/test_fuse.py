@@ -282,3 +282,22 @@ def test_the_users_lines_are_not_part_of_a_kernels_identity(tmp_path):
 def test_an_index_out_of_range_raises_with_the_users_line():
     with pytest.raises(IndexError, match=r"F\.embedding"):
         fuse(lambda ids, table: F.embedding(ids, table) * 2)(torch.tensor([0, 7]), torch.randn(4, 8))
+
+
+def test_strides_of_what_is_picked_and_copied_are_eagers():
+    x, i = torch.randn(3, 4, 5), torch.tensor([0, 2])
+    for text in (
+        "x[:, i]", "x[:, [0, 2], :]", "x[..., i]", "x[i, :, i]", "x[:, i, i]", "x.permute(2, 0, 1)[:, i]",
+        "x.mT.index_select(1, i)", "torch.permute_copy(x, (2, 0, 1))", "torch.transpose_copy(x, 0, 2)",
+        "torch.unfold_copy(x, 1, 2, 1)", "torch.empty_permuted((2, 3, 4), (2, 0, 1))",
+    ):  # fmt: skip
+        f = eval(f"lambda x, i: {text}", {"torch": torch})
+        assert fuse(f)(x, i).stride() == f(x, i).stride(), text
+
+
+def test_halves_are_rounded_before_they_become_whole_numbers():
+    x = torch.arange(1, 2000).half() / 7
+    for text in ("(x / 3).floor()", "(x * 1.1).round()", "(x * 3).frac()", "x.div(x - 1, rounding_mode='trunc')",
+                 "(x * 1.7).ceil()", "(x * 1e-5 * 1e-4).sign()", "x > 0.7", "x.mul(0.3) == 0.3"):  # fmt: skip
+        f = eval(f"lambda x: {text}")
+        assert torch.equal(fuse(f)(x), f(x)), text

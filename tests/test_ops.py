@@ -113,7 +113,7 @@ def both(call: Call | None) -> list[tuple[Call, Node, torch.Tensor]]:
         return []
     except DTypesDisagree:
         operands = [a for a in call.arguments.values() if isinstance(a, Node)]
-        assert call.op.name == "retype" or not all(a.dtype.is_float for a in operands)
+        assert call.op.name in ("retype", "integer_quotient") or not all(a.dtype.is_float for a in operands)
         return []
     values = expected if isinstance(expected, tuple) else (expected,)
     return [(call, node, value) for node, value in zip(nodes, values, strict=True)]
@@ -277,6 +277,17 @@ CALLS_OF_TORCH = {
         F.pad(x, (1, 2, 3, 0), value=5.); F.pad(x, (-1, 2)); torch.gather(x, 1, xi.abs() % 8);
         x.gather(0, tgt[None] % 6); x.index_select(0, tgt % 6); F.embedding(tgt, y[:8].T);
         torch.take_along_dim(x, xi.abs() % 8, dim=1); F.one_hot(tgt, 8); x.tril(); x.triu(1); torch.tril(x, -1)""",
+    "padding with itself": """
+        F.pad(x, (1, 2), "reflect"); F.pad(x, (7, 0), "reflect"); F.pad(z, (1, 2, 0, 3), "reflect");
+        F.pad(x, (1, 2), "replicate"); F.pad(x, (9, 2), "replicate"); F.pad(z, (-1, 2, 3, -2), "replicate");
+        F.pad(x, (8, 2), "circular"); F.pad(z, (1, 2, -1, 1), "circular"); torch.nn.ReflectionPad1d(2)(x);
+        torch.nn.CircularPad1d((1, 3))(x); torch.nn.ReplicationPad1d(2)(xi)""",
+    "forms with keywords and numbers": """
+        x.flip(0, 1); x.flip(dims=(1,)); torch.flip(x, [0]); x.permute(dims=(1, 0)); v.expand(3, 8); v.expand((3, 8));
+        v.expand(size=(3, 8)); v.repeat(3); v.repeat((2, 3)); x.tile(2); torch.tile(x, dims=(2,)); x.tile(2, 1);
+        x[0, 0].unfold(0, 1, 1); x[0, 0].index_select(0, tgt[:1] * 0); torch.diff(x, 0, 0, append=x);
+        torch.logspace(0, 3, 7); torch.logspace(-1, 2, 5, 2.0); torch.logspace(0, 5, 9, dtype=torch.int64);
+        torch.logspace(v[0], 3, 6, 3, dtype=torch.int32); torch.logspace(0, 1, 1); torch.logspace(0, 1, 0)""",
     "parts and copies": """
         x.rot90(); torch.rot90(x, 2); torch.rot90(z, -1, (1, 3)); x.rot90(4); torch.atleast_1d(v); torch.atleast_2d(v);
         torch.atleast_3d(v, x); torch.atleast_3d([v]); torch.column_stack([v, v]); torch.dstack([x, y]);

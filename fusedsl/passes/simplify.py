@@ -159,7 +159,7 @@ def double_negation(n: Node) -> Node | None:
 _NEUTRAL = {
     "mul": 1, "logical_and": 1, "bitwise_or": 0, "bitwise_xor": 0, "logical_or": 0, "logical_xor": 0,
 }  # fmt: skip
-_NEUTRAL_RIGHT = {"sub": 0, "div": 1, "floor_divide": 1, "trunc_divide": 1, "left_shift": 0, "right_shift": 0}
+_NEUTRAL_RIGHT = {"sub": 0, "div": 1, "floor_divide": 1, "integer_quotient": 1, "left_shift": 0, "right_shift": 0}
 
 
 @rule
