@@ -578,3 +578,11 @@ def test_calls_stay_in_their_branch() -> None:
     """sin calls the C library for large arguments only."""
     text, _ = loop_text(CASES["sin_f32"], 8)
     assert text.index("scf.if") < text.index("llvm.call @sin")
+
+
+def test_bf16_constants_are_what_was_written():
+    """TTIR writes seven digits, from which a bf16 is the nearest: 0.1 is 0x3DCD, and not what lies below it."""
+    for bits in range(0, 1 << 16, 7):
+        value = float(hardware.from_raw(np.uint16(bits), "bf16"))
+        if np.isfinite(value):
+            assert elem._number(f"{value:e}", "bf16") == bits

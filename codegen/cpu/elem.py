@@ -235,8 +235,8 @@ def _number(token: str, element: str) -> Any:
     if token.startswith("0x"):
         bits = int(token, 16)
         return np.array([bits], f"u{WIDTH[el] // 8}").view(hardware.raw_dtype(element))[0] if is_float(el) else bits
-    if element == "bf16":
-        return int(np.float32(token).view(np.uint32)) >> 16
+    if element == "bf16":  # written with as many digits as tell it from its neighbours
+        return int(hardware.to_raw(hardware.to_bf16(np.float32(token)), "bf16"))
     if element in casts.SMALL:
         return int(hardware.to_f8(np.float32(token), element))
     return hardware.raw_dtype(element).type(token)
