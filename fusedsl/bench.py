@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from .api import Fused, fuse
-from .testing import compare, count_traffic
+from .comparison import compare, is_random
+from .testing import count_traffic
 from .workloads import Workload, cases
 
 
@@ -52,6 +53,8 @@ def _cells(workload: Workload, dtype: torch.dtype, targets: Sequence[str]) -> It
 
 
 def _error(fused: Fused, args: Sequence[object]) -> str:
+    if is_random(fused, args):
+        return "random"
     found = compare(fused, args)
     faults = [str(each.fault) for each in found if each.fault is not None]
     ratios = [c.fused.most / c.eager.most for c in found if c.fused and c.eager and c.eager.most]

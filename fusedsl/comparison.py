@@ -120,9 +120,14 @@ def compare(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> list[Co
     ]
 
 
+def is_random(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> bool:
+    """Whether a call draws random numbers: then two calls differ, and ours from eager's."""
+    traced, *_ = as_fused(f)._entry(tuple(args), kwargs or {})
+    return bool(traced.draws)
+
+
 def _refuse_random(fused: Fused, args: Args, kwargs: Kwargs) -> None:
-    traced, *_ = fused._entry(tuple(args), kwargs or {})
-    if traced.draws:
+    if is_random(fused, args, kwargs):
         raise BadArgument(op=name_of(fused), name="a function to compare", rule="one without random numbers",
                           got="one that draws some", hint="Pass them as an argument.")  # fmt: skip
 

@@ -6,12 +6,13 @@ polynomials over axes; a value read from memory stands in an index as a `Loaded`
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from .index import Atom, Index, Variable, atoms, free, poly, replace
+from .index import Atom, Index, Poly, Variable, atoms, free, order_key, poly, replace
 from .ir import Node, Op, bits_of
 from .types import DType, bool_
 
@@ -130,7 +131,7 @@ class Loaded(Atom):
             if found is None:
                 found = super().__new__(cls)
                 found.expr, found.below = expr, below
-                found.key = (3, show(expr))
+                found.key = (3, _digest(expr))
                 cls._table[expr, below] = found
             return found
 
@@ -257,6 +258,27 @@ def select(condition: Expr, a: Expr, b: Expr) -> Expr:
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
+
+
+_digests: weakref.WeakKeyDictionary[Expr, str] = weakref.WeakKeyDictionary()
+
+
+def _digest(e: Expr) -> str:
+    """A short text, of equal expressions the same in every process: what puts them in an order. The expressions that
+    are shared in a large one are looked at once, as they are not in the text for people."""
+    found = _digests.get(e)
+    if found is None:
+        parts = [e.kind, e.op.name if e.op else "", str(e.dtype), *map(_digest, e.args), *map(_told, e.attrs.values())]
+        found = _digests[e] = hashlib.blake2s("\n".join(parts).encode(), digest_size=12).hexdigest()
+    return found
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Poly):
+        return repr(order_key(value))
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_told, value))})"
+    return _name(value) or value.op.name if isinstance(value, Node) else repr(value)
 
 
 def show(e: Expr) -> str:

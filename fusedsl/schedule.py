@@ -143,8 +143,7 @@ def check(writes: Sequence[Write]) -> None:
     grids = [frozenset(a for a in w.axes if a not in reduced and a.extent != 1) for w in writes]
     if any(g != grids[0] for g in grids):
         raise Refusal("the outputs are not over the same programs")
-    nests = nests_of(writes)
-    for nest in nests:
+    for nest in (n for n in nests_of(writes) if not _is_resident(n, writes)):
         for e in walk([w.value for w in writes]):
             if e.is_fold and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
                 raise Refusal("reductions over some and over all of the same axes")

@@ -30,6 +30,7 @@ from . import (  # noqa: F401  (imported for their declarations)
     resample,
     scan,
     scattering,
+    selecting,
     sorting,
     source,
     special,

@@ -23,6 +23,7 @@ from .compare import eq, ge, isnan, le, logical_not, lt, maximum, where
 from .elementwise import ceil, floor, lerp, round
 from .movement import along, permute, reshape, unsqueeze
 from .reduce import all_or, least, reduce_max, reduce_min, reduce_sum
+from .selecting import selected
 from .source import numbers
 
 MOST = 4096
@@ -353,8 +354,8 @@ def topk_(input, k, dim=-1, largest=True, sorted=True):
 
 @spells("torch.kthvalue", "Tensor.kthvalue")
 def kthvalue_(input, k, dim=-1, keepdim=False):
-    _row(input, dim, "kthvalue")
-    return torch.return_types.kthvalue(kthvalue(input, k, dim, keepdim))
+    one = selected if len(input.shape) and input.shape[dim_in(dim, len(input.shape), "kthvalue")] > MOST else kthvalue
+    return torch.return_types.kthvalue(one(input, k, dim, keepdim))
 
 
 @spells("torch.mode", "Tensor.mode")

@@ -761,6 +761,11 @@ def _next_float(builder: Builder, op: Op) -> dict[str, Any]:
     return {"x": x, "other": other, "dtype": dtype(builder.source.pick(["f16", "bf16", "f32"]))}
 
 
+def _ordered_bits(builder: Builder, op: Op) -> dict[str, Any]:
+    kind = dtype(builder.source.pick(["f16", "bf16", "f32"]))
+    return {"x": builder.tensor((-4, 4), dtype("f32"), builder.operand((-4, 4)).shape), "dtype": kind}
+
+
 def _ranked(builder: Builder, op: Op) -> dict[str, Any]:
     """The k first of a row, or the k-th."""
     x, d = _near(builder, op)
@@ -884,7 +889,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float, "histc": _binned,
     "powers": _powers,
     "random_uniform": _random, "random_normal": _random, "random_integers": _random,
-    "topk": _ranked, "kthvalue": _ranked, "quantile": _quantile, "nanquantile": _quantile,
+    "topk": _ranked, "kthvalue": _ranked, "selected": _ranked, "ordered": _ordered_bits, "quantile": _quantile, "nanquantile": _quantile,
     "scatter": _scatter, "scatter_add": _scatter, "scatter_reduce": _scatter, "index_add": _rows, "index_copy": _rows,
     "index_reduce": _rows, "index_fill": _rows, "index_put": _index_put, "select_scatter": _select_scatter,
     "slice_scatter": _slice_scatter, "diagonal_scatter": _diagonal_scatter, "block_diag": _matrices,

@@ -301,3 +301,22 @@ def test_halves_are_rounded_before_they_become_whole_numbers():
                  "(x * 1.7).ceil()", "(x * 1e-5 * 1e-4).sign()", "x > 0.7", "x.mul(0.3) == 0.3"):  # fmt: skip
         f = eval(f"lambda x: {text}")
         assert torch.equal(fuse(f)(x), f(x)), text
+
+
+def test_a_norm_with_a_scale_for_each_group_loads_its_row_once():
+    """The norm's axis is split as the groups are; a row too long for registers is read again, by programs of groups."""
+
+    def f(x, w):
+        groups = torch.nn.functional.rms_norm(x, (x.shape[-1],), w).unflatten(-1, (-1, 16))
+        scale = groups.abs().amax(-1, keepdim=True)
+        return (groups / scale).flatten(-2), scale.squeeze(-1)
+
+    for rows, width in ((5, 64), (1, 16), (3, 4096)):
+        args = torch.randn(rows, width), torch.randn(width)
+        fused = fuse(f)
+        plan = fused.plan(*args)
+        assert plan.launches == 1
+        assert plan.load_bytes <= 4 * (args[0].numel() + rows * width)
+        assert_matches(fused, args)
+    long = torch.randn(2, 40960), torch.randn(40960)
+    assert_matches(f, long)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fusedsl import fuse
+from fusedsl import fuse, ops
 from fusedsl.errors import BadArgument, DataDependent
 from fusedsl.ops.sorting import MOST
 from tests.strategies import assert_identical
@@ -35,6 +35,29 @@ def test_sort_is_torchs_stable_sort(values, dtype, descending, dim):
     wanted = torch.sort(x, dim=dim, descending=descending, stable=True)
     assert_same(fuse(lambda x: torch.sort(x, dim, descending))(x), wanted)
     assert_identical(fuse(lambda x: x.argsort(dim, descending))(x), wanted.indices)
+
+
+@given(values=VALUES, dtype=st.sampled_from(DTYPES), data=st.data())
+@example([-0.0, 0.0, NAN, -INF, NAN, 0.0, -0.0], torch.float16, None)
+def test_selection_by_digits_is_kthvalue(values, dtype, data):
+    x = rows(values, dtype)
+    for k in range(1, len(values) + 1) if data is None else [data.draw(st.integers(1, len(values)))]:
+        value, place = fuse(lambda x, k=k: ops.selected(x, k, 1, True))(x)
+        wanted = torch.sort(x, dim=1, stable=True).values[:, k - 1 : k]
+        torch.testing.assert_close(value, wanted, rtol=0, atol=0, equal_nan=True)
+        same = (x == value) | (x.isnan() & value.isnan())
+        assert torch.equal(place, same.int().argmax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_kthvalue_of_a_long_row_is_one_launch(dtype):
+    x = (torch.randn(2, 3 * MOST + 5, generator=torch.Generator().manual_seed(0)) * 40).to(dtype)
+    fused = fuse(lambda x: x.kthvalue(9001, keepdim=True))
+    value, place = fused(x)
+    assert torch.equal(value, x.kthvalue(9001, keepdim=True).values) and torch.equal(x.gather(1, place), value)
+    assert fused.plan(x).launches == 1
+    at_most = 40 if dtype is torch.float32 else 20
+    assert fused.plan(torch.empty(2, 50 * MOST, dtype=dtype, device="meta")).passes <= at_most
 
 
 @given(values=VALUES, dtype=st.sampled_from(DTYPES), largest=st.booleans(), data=st.data())

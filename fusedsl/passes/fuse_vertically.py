@@ -22,6 +22,7 @@ from ..lower import Write, lower
 from ..scalar import walk
 from ..schedule import Refusal, check, nests_of, refuse_large_tiles, refuse_loops_inside
 from .split_groups import split_groups
+from .split_rows import split_rows
 from .unify_axes import unify_axes
 
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
@@ -171,7 +172,7 @@ class _Fuser:
 
     def writes(self, nodes: frozenset[Node]) -> list[Write]:
         group = self._group(nodes)
-        return unify_axes(split_groups(lower(group.stores, group.boundary)))
+        return unify_axes(split_rows(split_groups(lower(group.stores, group.boundary))))
 
     def _cost(self, nodes: frozenset[Node]) -> float:
         """Modelled seconds of a launch, infinite where no kernel can hold these nodes."""
