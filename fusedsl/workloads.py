@@ -1,8 +1,8 @@
 """The workload table: chains that peers publish, at their shapes, with what fusing them must show.
 
-Each is a plain torch function. `fusedsl bench workloads` prints, for every workload and dtype: launches, bytes
-against the compulsory ones, requested bytes against passes, registers and spills on each GPU target, and the error against float64
-on a small shape, where loads and stores are also counted as they happen.
+Each is a plain torch function. `fusedsl bench workloads` prints, for every workload and dtype: launches, bytes against
+the compulsory ones, requested bytes against passes, registers and spills on each GPU target, and the error against
+float64 on a small shape, where loads and stores are also counted as they happen.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Workload:
-    """A chain, the published shapes of its arguments, and a small instance of them that runs in a moment. loads: at most
-    so many times the compulsory bytes are loaded by a resident kernel."""
+    """A chain, the published shapes of its arguments, and a small instance of them that runs in a moment. loads: how
+    many times the compulsory bytes a resident kernel may load."""
 
     name: str
     function: Callable[..., Any]
@@ -99,8 +99,11 @@ def kl_div(x, y):
 def jsd(x, y):
     p, q = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
     mean = torch.log((p.exp() + q.exp()) / 2)
-    both = (F.kl_div(mean, each, reduction="none", log_target=True) for each in (p, q))
-    return sum(both).sum(-1) / 2
+    return (_kl(mean, p) + _kl(mean, q)).sum(-1) / 2
+
+
+def _kl(x, y):
+    return F.kl_div(x, y, reduction="none", log_target=True)
 
 
 def tvd(x, y):

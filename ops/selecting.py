@@ -99,8 +99,7 @@ def _kth(key: Node, wanted: Node, dim: int, dt: DType) -> Node:
 def selected(x: torch.Tensor, k: Size, dim: Dim = -1, keepdim: Flag = False):
     """The k-th least element along dim, counted from 1, NaN after every number, and the first place of such an element:
     kthvalue of a row of any length, which it reads once for every two bits of an element. 0.0 and -0.0 are 0.0"""
-    values, places = torch.sort(x, dim=dim, stable=True)
-    value = values.narrow(dim, k - 1, 1)
+    value = torch.sort(x, dim=dim, stable=True).values.narrow(dim, k - 1, 1)
     here = (x == value) | (x.isnan() & value.isnan())
     place = here.int().argmax(dim, keepdim=True)
     value = x.gather(dim, place) + 0
