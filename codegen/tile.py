@@ -1,8 +1,9 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
-is long, such as a Bessel function, one. What depends on a batch size is left out on purpose: a new batch must not
-compile a new kernel.
+is long, such as a Bessel function, one. Of resident rows without a mask it loads 12 to 24, weights included: with
+fewer, more threads than need be take part in each reduction; with more, their registers leave a processor half empty.
+What depends on a batch size is left out on purpose: a new batch must not compile a new kernel.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
 large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.
@@ -10,17 +11,20 @@ large as a cache likes: whole rows that are loaded and stored from end to end, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusedsl.index import evaluate
 from fusedsl.kernel import Assign, Axis, Kernel, Statement
-from fusedsl.schedule import padded
+from fusedsl.schedule import RESIDENT, needs_mask, padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
+LOADED_PER_THREAD = 12  # at least, of resident rows and of what they share; a mask takes registers, too
 FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
+MOST_ROWS = 4  # for what they share
 PROCESSORS = 132
 INTERPRETED = 2**16  # the interpreter's cost is per program, so its tiles are large
 CPU_CHAIN, CPU_ROW, CPU_LOOP = 8192, 512, 512  # elements, as above
@@ -68,7 +72,9 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
     held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
-    warps = max(1, min(most * WARP // lanes, total // (held * lanes)))
+    if cheap and kernel.is_resident and not any(a.role == "block" and needs_mask(a) for a in kernel.axes):
+        total, held = max(total, _loaded(kernel, tiles)), LOADED_PER_THREAD
+    warps = max(1, min(most * WARP // lanes, _floor_power(total // (held * lanes))))
     return Config(tuple(tiles.items()), warps)
 
 
@@ -90,14 +96,15 @@ def _reduction(
         if axis in columns:
             tiles[axis.tile] = max(1, _columns(axis, inner, sizes, scale))
         else:
-            least = _rows_to_share(_shared(kernel, axis), inner)
+            least = _rows_to_share(kernel, axis, inner)
             tiles[axis.tile] = max(least, _floor_power(ROW * scale // (inner * (LOOP if loops else 1))))
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
     most = (LOOP // 2 if columns else LOOP) * min(scale, 8) // (lanes * inner)
     for axis in loops:  # a tile of it may hold whole resident rows
-        tiles[axis.tile] = max(16 if inner == 1 else 1, most)
+        tile = max(16 if inner == 1 else 1, most)
+        tiles[axis.tile] = min(tile, padded(axis.extent)) if isinstance(axis.extent, int) else tile
 
 
 def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:
@@ -128,13 +135,18 @@ def _chain(
 def _cpu_reduction(
     kernel: Kernel, grid: list[Axis], loops: list[Axis], inner: int, sizes: Mapping[str, int], tiles: dict[str, int]
 ) -> None:
+    short = [a for a in loops if isinstance(a.extent, int) and padded(a.extent) <= RESIDENT]
+    for axis in short:  # in one round
+        tiles[axis.tile] = padded(axis.extent)
+        inner *= tiles[axis.tile]
+    loops = [a for a in loops if a not in short]
     lanes = 1
     for axis in grid:
         if axis in kernel.split:
             tiles[axis.tile] = _cpu_columns(evaluate(axis.extent, sizes), inner * lanes)
             lanes *= tiles[axis.tile]
         else:
-            least = _rows_to_share(_shared(kernel, axis), inner)
+            least = _rows_to_share(kernel, axis, inner)
             tiles[axis.tile] = max(least, CPU_ROW // (inner * (CPU_LOOP if loops else 1)))
     for axis in loops:
         tiles[axis.tile] = max(1, (2 * CPU_LOOP if lanes > 1 else CPU_LOOP) // (lanes * inner))
@@ -163,18 +175,30 @@ def _cpu_chain(kernel: Kernel, grid: list[Axis], sizes: Mapping[str, int], tiles
         room = max(1, room // tiles[axis.tile])
 
 
-def _rows_to_share(shared: int, inner: int) -> int:
+def _rows_to_share(kernel: Kernel, axis: Axis, inner: int) -> int:
     """Rows a program takes so that what they share is not most of what it loads, as far as registers allow."""
-    rows = 4 if shared > 2 else 2 if shared else 1
-    while rows > 1 and rows * inner > MOST:
-        rows //= 2
+    shared = own = 0
+    for load in _loads(kernel):
+        each = kernel.buffer(load.value["tensor"]).dtype.bits
+        for other in kernel.tiled(load.axes):
+            each *= padded(other.extent) if other.role == "block" else LOOP if other.role == "loop" else 1
+        if axis.variable in load.axes:
+            own += each
+        elif kernel.tiled(load.axes):
+            shared += each
+    rows = 1
+    while rows < MOST_ROWS and rows * own < shared and 2 * rows * inner <= MOST:
+        rows *= 2
     return rows
 
 
-def _shared(kernel: Kernel, axis: Axis) -> int:
-    """How many tiles are loaded that do not vary along the axis."""
-    loads = [s for s in kernel.statements() if isinstance(s, Assign) and s.value.kind == "load"]
-    return sum(bool(kernel.tiled(s.axes)) and axis.variable not in s.axes for s in loads)
+def _loaded(kernel: Kernel, tiles: Mapping[str, int]) -> int:
+    """Elements that a program loads."""
+    return sum(math.prod(tiles[a.tile] for a in kernel.tiled(load.axes)) for load in _loads(kernel))
+
+
+def _loads(kernel: Kernel) -> list[Assign]:
+    return [s for s in kernel.statements() if isinstance(s, Assign) and s.value.kind == "load"]
 
 
 def _floor_power(n: int) -> int:

@@ -13,7 +13,8 @@ from typing import Literal
 from fusedsl.errors import Line
 from fusedsl.index import Index, poly
 from fusedsl.kernel import Assign, Axis, Buffer, Check, Kernel, Loop, State, Statement, Store, Update
-from fusedsl.ops.helpers import HELPERS
+from fusedsl.ops.helpers import GPU_EXP, HELPERS
+from fusedsl.options import CPU_TARGETS
 from fusedsl.scalar import variables
 from fusedsl.schedule import needs_mask
 
@@ -87,8 +88,14 @@ def _imports(body: str) -> str:
 
 
 def for_target(text: str, target: str) -> str:
-    """A kernel's source for one target: what the target lacks is done in integer arithmetic."""
-    return text.replace(NATIVE_F8, NATIVE_F8.replace("True", "False")) if target in WITHOUT_F8 else text
+    """A kernel's source for one target: an f8 that it lacks is made by integer arithmetic, and a GPU's powers of e are
+    powers of 2, which are instructions there."""
+    if target in WITHOUT_F8:
+        text = text.replace(NATIVE_F8, NATIVE_F8.replace("True", "False"))
+    if "tl.exp(" in text and target not in CPU_TARGETS:
+        imports, functions = text.split("\n\n\n", 1)
+        text = f"{imports}\n\n\n{GPU_EXP.strip()}\n\n\n{functions.replace('tl.exp(', '_exp(')}"
+    return text
 
 
 def _used_helpers(body: str) -> list[str]:
@@ -132,7 +139,7 @@ class Printer:
         out.line(f"@triton.jit(do_not_specialize={fixed!r})" if fixed else "@triton.jit")
         with out.block(f"def {kernel.name}({', '.join(map(_declared, parameters(kernel)))}):"):
             self._programs()
-            if kernel.split:
+            if kernel.split or kernel.cuts:
                 self._split_body()
             else:
                 self._edges(kernel.grid, "")
@@ -171,7 +178,8 @@ class Printer:
     def _split_body(self) -> None:
         """The body under a uniform branch: tiles that are full need no masks, so their accesses vectorise."""
         out = self.out
-        full = [f"{a.start} + {a.tile} <= {a.size}" for a in self.kernel.split]
+        full = [self._within(a, a.size) for a in self.kernel.split]
+        full += [self._within(self.kernel.axis(cut.axis), self.text.index(cut.whole, ())) for cut in self.kernel.cuts]
         out.line(f"full = {full[0]}" if len(full) == 1 else f"full = {' & '.join(f'({part})' for part in full)}")
         with (
             out.block("for edge in tl.static_range(2):", "0: every tile is full, 1: at the edge"),
@@ -180,12 +188,17 @@ class Printer:
             self._edges(self.kernel.grid, "edge == 0")
             self._body(self.kernel.body)
 
+    def _within(self, axis: Axis, end: str) -> str:
+        """Whether a program's indices of an axis lie before an end."""
+        return f"{axis.start} + {axis.tile} <= {end}" if axis.is_tiled else f"{axis.name} < {end}"
+
     def _edges(self, axes: Iterable[Axis], full: str) -> None:
+        split = {*self.kernel.split, *(self.kernel.axis(cut.axis) for cut in self.kernel.cuts)}
         for axis in axes:
             if axis.role == "grid":
                 inside = f"{axis.name} < {axis.size}"
-                split = full if axis in self.kernel.split else ""
-                self.out.line(f"in_{axis.name} = ({inside}) | ({split})" if split else f"in_{axis.name} = {inside}")
+                inside = f"({inside}) | ({full})" if full and axis in split else inside
+                self.out.line(f"in_{axis.name} = {inside}")
 
     # -- statements
 
@@ -196,6 +209,8 @@ class Printer:
     def _assign(self, s: Assign) -> None:
         value = s.value
         text = self._load(s) if value.kind == "load" else self.text.operation(value)
+        if any(value is cut.guard for cut in self.kernel.cuts):
+            text = f"({text}) | (edge == 0)"
         self.out.line(f"{s.name} = {text}", _note(s.line))
 
     def _load(self, s: Assign) -> str:
@@ -253,6 +268,11 @@ class Printer:
         size = axis.size
         if axis.role == "step":
             with out.block(f"for {axis.name} in range({size}):", f"pass {s.number}" if s.number else ""):
+                self._body(s.body)
+            return
+        if not needs_mask(axis):
+            with out.block(f"for {axis.start} in range(0, {size}, {axis.tile}):", f"pass {s.number} over {axis.name}"):
+                out.line(f"{axis.name} = {axis.start} + tl.arange(0, {axis.tile})")
                 self._body(s.body)
             return
         whole = f"{axis.name}_full"

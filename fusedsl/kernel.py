@@ -139,12 +139,11 @@ class Update:
 
 @dataclass(frozen=True)
 class Loop:
-    """One pass over an axis. split: full tiles first, then the tail, so that full tiles need no mask."""
+    """One pass over an axis: full tiles first, then the tail if there can be one, so that full tiles need no mask."""
 
     axis: Axis
     states: tuple[State, ...]
     body: tuple[Statement, ...]
-    split: bool
     number: int = 1
 
 
@@ -173,8 +172,19 @@ Statement = Assign | Update | Loop | Store | Check
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A run of elements cut into equal pieces along an axis. guard: whether an element lies within the run; so do all
+    of the first `whole` pieces."""
+
+    axis: Variable
+    guard: Expr
+    whole: Index
+
+
+@dataclass(frozen=True)
 class Kernel:
-    """One launch. split: grid axes whose full tiles take a branch without masks."""
+    """One launch. split: grid axes whose full tiles take a branch without masks. cuts: runs in pieces along grid axes,
+    which take that branch where they are whole."""
 
     name: str
     axes: tuple[Axis, ...]  # in the global order
@@ -182,6 +192,7 @@ class Kernel:
     writes: tuple[Buffer, ...]
     body: tuple[Statement, ...]
     split: tuple[Axis, ...] = ()
+    cuts: tuple[Cut, ...] = ()
     passes: int = 1
     log: tuple[str, ...] = ()
 

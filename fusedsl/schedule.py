@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import Line
-from .index import Index, Symbol, Variable, atoms, free, poly, replace
+from .index import Index, Symbol, Variable, atoms, bounds, cdiv, floordiv, free, is_less, poly, replace
 from .ir import Node
-from .kernel import Assign, Axis, Buffer, Check, Kernel, Loop, Role, State, Statement, Store, Update, verify
+from .kernel import Assign, Axis, Buffer, Check, Cut, Kernel, Loop, Role, State, Statement, Store, Update, verify
 from .lower import Refusal, Write
 from .scalar import Expr, Loaded, children, constant, indices, loaded_in, make, rebuild, variables, walk
-from .types import bool_
+from .types import DType, bool_
 
 RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
 
@@ -170,8 +170,9 @@ def schedule(
     reads = tuple(b for node, b in buffers.items() if node in used)
     outputs = tuple(dict.fromkeys(buffers[w.tensor] for w in writes))
     split = tuple(a for a in axes if a.role == "grid" and a.variable in contiguous)
+    cuts = tuple(c for c in cuts_of(writes) if builder.axes[c.axis].role in ("grid", "one"))
     count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
-    return verify(Kernel(name, axes, reads, outputs, tuple(body), split, count, tuple(log)))
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), split, cuts, count, tuple(log)))
 
 
 def _innermost_last(
@@ -189,13 +190,42 @@ def padded(extent: Index) -> int:
     return 1 << max(0, extent - 1).bit_length()
 
 
+def cuts_of(writes: Sequence[Write]) -> list[Cut]:
+    """The runs that are cut into pieces: their guards are i * piece + place < length, and i has just the indices that
+    length needs."""
+    found = []
+    for guard in (e for e in walk([w.value for w in writes]) if e.kind == "less"):
+        left = guard["b"] - guard["a"]
+        for axis in sorted(variables(left), key=lambda a: a.key):
+            piece = -_coefficient(left, axis)
+            least, length = bounds(left + piece * axis)
+            if not isinstance(piece, int) or piece <= 0 or least is None or length is None:
+                continue
+            if is_less(length - least, piece) and axis.extent == cdiv(length, piece):
+                found.append(Cut(axis, guard, floordiv(length, piece)))
+    return found
+
+
 def _is_resident(nest: Sequence[Variable], writes: Sequence[Write]) -> bool:
+    """Whether a row stays in registers: it fits, and is no piece of a run that one loop can walk. Of those nothing is
+    read again, and the last one's guard would take a register for each element."""
+    if any(_is_one_loop(nest, c.axis, writes) for c in cuts_of(writes)):
+        return False
     total = 1
     for axis in nest:
         if not isinstance(axis.extent, int):
             return False
         total *= padded(axis.extent)
     return total <= RESIDENT
+
+
+def _is_one_loop(nest: Sequence[Variable], pieces: Variable, writes: Sequence[Write]) -> bool:
+    """Whether the axes are walked once for each piece, with nothing beside it, and not inside another loop."""
+    if any(not set(w.axes) <= {pieces, *nest} for w in writes) or passes(writes, nest) > 1:
+        return False
+    folds = [e for e in walk([w.value for w in writes]) if e.is_fold]
+    inside = (i for e in folds for i in walk([e.args[0]]) if i.is_fold and i.free & set(e["axes"]))
+    return pieces not in nest and not any(set(i["axes"]) & set(nest) for i in inside)
 
 
 def refuse_large_tiles(writes: Sequence[Write]) -> None:
@@ -371,16 +401,13 @@ class Builder:
             body = scope.statements + ([loop] if loop is not None else [])
             inner = self.axes[axis]
             states = tuple(self.states) if axis is axes[0] else ()
-            loop = Loop(inner, states, tuple(body), self._splits(inner), one.number)
+            loop = Loop(inner, states, tuple(body), one.number)
         assert loop is not None
         before, after = self.after[number - 1], self.after[number]
         before.statements.append(loop)
         self.current = {}
         for r, state in finals:
             self._finish(r, state, after)
-
-    def _splits(self, axis: Axis) -> bool:
-        return axis.role == "loop"
 
     def _accumulate(self, r: Expr, scope: Scope) -> State:
         """acc = acc combined with the body, lane by lane; the lanes are combined once, after the loop."""
@@ -486,7 +513,7 @@ class Builder:
         scope.memo[origin] = make("ref", value.dtype, name=name, axes=axes)
 
     def _store(self, w: Write, scope: Scope) -> None:
-        value = self.emit(w.value, scope)
+        value = self.emit(_unrounded(w.value, self.buffers[w.tensor].dtype), scope)
         mapping = {}
         for index in w.index:
             for loaded in loaded_in(index):
@@ -535,6 +562,13 @@ class Builder:
         return f"{buffer.name}_value" if buffer.number else buffer.name
 
 
+def _unrounded(e: Expr, stored: DType) -> Expr:
+    """What a store that rounds to its tensor's type may take instead: of a cast to that very type, the operand."""
+    to = e["to"] if e.kind == "round" else e["dtype"] if e.op is not None and e.op.name == "cast" else None
+    narrows = to is stored and e.dtype.is_float and e.args[0].dtype is e.dtype
+    return e.args[0] if narrows else e
+
+
 def _identity(e: Expr) -> Expr:
     assert e.op is not None and e.op.combination is not None
     return constant(e.op.combination.identity(e.dtype), e.dtype)
@@ -552,8 +586,8 @@ def _replaced(value: object, mapping: Mapping) -> object:
 
 
 def needs_mask(axis: Axis) -> bool:
-    """Whether a tile of the axis can reach past its end."""
-    if axis.role == "block":
+    """Whether a tile of the axis can reach past its end: tiles are powers of two."""
+    if axis.role == "block" or (axis.role == "loop" and isinstance(axis.extent, int)):
         return padded(axis.extent) != axis.extent
     return axis.role in ("grid", "loop")
 

@@ -102,7 +102,7 @@ class Session:
 
     def close(self) -> None:
         """Ends the trace. A proxy that somebody kept holds on to no tensor."""
-        self.is_over = True
+        self.is_over = self.facts.is_over = True
         for each in self.inputs.all:
             each.tensor = None
         self._captured.clear()

@@ -45,6 +45,7 @@ class Facts:
         self.known: dict[Atom, Index] = {}  # symbol -> what stands for it
         self.conditions: dict[str, None] = {}  # in the order they were assumed
         self.news: list[Atom] = []  # symbols that nodes made before this may still show
+        self.is_over = False
         self._chosen: set[str] = set()  # symbols named by the user, which outlive others
 
     # ---- symbols ----
@@ -345,9 +346,12 @@ def _define_on_size(name: str, python: Callable, symbolic: Callable[[Facts, Inde
 
 def _define_comparison(name: str, sign: str) -> None:
     def method(self: Size, other: Any) -> Any:
+        facts = self._facts
+        if sign in ("==", "!=") and (facts.is_over or (type(other) is Size and other._facts is not facts)):
+            return sign == "!="  # it may have been kept as a key, in a library's cache: it is nobody's size now
         index = index_of(other)
         if index is not None:
-            return self._facts.compare(sign, self.index, index)
+            return facts.compare(sign, self.index, index)
         return NotImplemented if _is_others(other) else COMPARE[sign](int(self), other)
 
     setattr(Size, f"__{name}__", method)

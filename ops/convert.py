@@ -14,10 +14,6 @@ from fusedsl.types import dtype as dtype_of
 
 from .rules import common, default_float
 
-# What torch's own e4m3 conversion does beyond 448 depends on its version; ours saturates.
-_E4M3_SATURATES = bool(torch.tensor(1000.0).to(torch.float8_e4m3fn).float() == 448)
-
-
 def torch_dtype(dt: DType | torch.dtype | str) -> torch.dtype:
     """torch's dtype of that name."""
     found = dtype_of(dt).torch
@@ -40,8 +36,7 @@ def _cast_text(expr, x: str) -> str:
     if to.name == "f8e5m2":
         return f"_from_e5m2(_to_e5m2({x}))"
     if to.name == "f8e4m3":
-        rounded = f"_from_e4m3(_to_e4m3({x}))"
-        return rounded if _E4M3_SATURATES else f'tl.where(tl.abs({x}) <= 464.0, {rounded}, float("nan"))'
+        return f"_from_e4m3(_to_e4m3({x}))"
     return f"{x}.to(tl.{to.language}).to(tl.{computed.language})"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from fusedsl.types import f64
 
 Text = str | Callable[..., str]
@@ -37,6 +39,30 @@ def on_tensors(form: str) -> Callable[..., str]:
         return form.format(*typed)
 
     return text
+
+
+# What torch makes of an e4m3 beyond 448 depends on its version: 448 or NaN.
+E4M3_SATURATES = bool(torch.tensor(1000.0).to(torch.float8_e4m3fn).float() == 448)
+
+
+def to_e4m3(saturates: bool) -> str:
+    """The bits of an e4m3. sm_80 cannot convert to it: there NATIVE_F8, a constant of the module, is False, and integer
+    arithmetic does it; elsewhere it is one instruction. Both round to nearest even, and to 448 what is greater."""
+    beyond = "" if saturates else '\n    x = tl.where(tl.abs(x) <= 464.0, x, float("nan"))  # 464 rounds to 448'
+    return f'''
+@triton.jit
+def _to_e4m3(x):{beyond}
+    if not NATIVE_F8:
+        size = tl.abs(x)
+        tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # 16384 has a last place of 2^-9
+        bits = size.to(tl.int32, bitcast=True)
+        code = tl.where(size < 0.015625, tiny, ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - 960)
+        code = tl.where(size > 448.0, 0x7E, code)
+        code = tl.where(x == x, code, 0x7F)
+        return (code | ((x.to(tl.int32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
+    else:
+        return x.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+'''
 
 
 HELPERS: dict[str, str] = {
@@ -188,22 +214,7 @@ def _shift_right(a, n):
     inside = (n >= 0) & (n < bits)
     return tl.where(inside, a >> tl.where(inside, n, 0), tl.where(a < 0, a | ~(a ^ a), a ^ a))
 ''',
-    # e4m3 as bits. sm_80 cannot convert it: there NATIVE_F8, a constant of the module, is False, and integer arithmetic
-    # does it; elsewhere it is one instruction. Both round to nearest even, and to 448 what is greater.
-    "_to_e4m3": '''
-@triton.jit
-def _to_e4m3(x):
-    if not NATIVE_F8:
-        size = tl.abs(x)
-        tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # 16384 has a last place of 2^-9
-        bits = size.to(tl.int32, bitcast=True)
-        code = tl.where(size < 0.015625, tiny, ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - 960)
-        code = tl.where(size > 448.0, 0x7E, code)
-        code = tl.where(x == x, code, 0x7F)
-        return (code | ((x.to(tl.int32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
-    else:
-        return x.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-''',
+    "_to_e4m3": to_e4m3(E4M3_SATURATES),
     "_from_e4m3": '''
 @triton.jit
 def _from_e4m3(bits):
@@ -235,3 +246,15 @@ def _from_e5m2(bits):
     return (bits.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
 ''',
 }
+
+# What tl.exp becomes on a GPU. Triton's own takes pains with results below 1.2e-38: on NVIDIA a comparison and a second
+# multiplication for each element.
+GPU_EXP = '''
+@triton.jit
+def _exp(x):
+    """e^x, of f32 to 0 below 1.2e-38."""
+    if x.dtype == tl.float32:
+        return tl.exp2(x * 1.4426950408889634)
+    else:
+        return tl.exp(x)
+'''

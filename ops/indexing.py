@@ -92,8 +92,10 @@ def _padded(types: Sequence[Type], pad: Sequence[Index], value: float | None, mo
         raise BadArgument(op="pad", name="mode", rule="'constant'", got=repr(mode), hint="")
     if len(pad) % 2 or len(pad) > 2 * t.rank:
         raise BadArgument(op="pad", name="pad", rule="a pair for each of the last dimensions", got=repr(pad), hint="")
-    shape = tuple(n + low + high for n, (low, high) in zip(t.shape, _edges(t.rank, pad), strict=True))
-    if any(isinstance(n, int) and n < 0 for n in shape):
+    edges = list(zip(t.shape, _edges(t.rank, pad), strict=True))
+    shape = tuple(n + low + high for n, (low, high) in edges)
+    left = (n + sum(end for end in ends if isinstance(end, int) and end < 0) for n, ends in edges)
+    if any(isinstance(n, int) and n < 0 for n in (*shape, *left)):
         raise ShapesDisagree(op="pad", rule="no more can be cut off than is there", got=show_shape(t.shape), hint="")
     return Type(t.dtype, shape)
 
@@ -188,7 +190,7 @@ def pick(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
     # indexing reads an index of no dims, and selects there: on meta tensors it cannot, and any place will do
     at = tuple(0 if t.is_meta and t.ndim == 0 else t.long() for t in indices)
     together = len(dims) == max(dims) - min(dims) + 1
-    if place == (min(dims) if together else 0):  # where torch, too, puts them
+    if place == (min(dims) if together else 0) and all(t.ndim for t in indices):  # where torch, too, puts them
         keys = dict(zip(dims, at, strict=True))
         return x[tuple(keys.get(d, slice(None)) for d in range(x.ndim))]
     found = x.movedim(dims, tuple(range(len(dims))))[at]

@@ -12,8 +12,9 @@ import torch
 from fusedsl import ir
 from fusedsl.errors import DTypesDisagree
 from fusedsl.index import Index
-from fusedsl.ir import Dim, Flag, Node, Size, ToDType, TypeRule, declare
+from fusedsl.ir import Choice, Dim, Flag, Node, Size, TypeRule, declare
 from fusedsl.types import DType, Type, i32, i64
+from fusedsl.types import dtype as dtype_of
 
 from .compare import eq, ge, where
 from .convert import torch_dtype
@@ -38,8 +39,8 @@ def _whole(dt: DType) -> DType:
     return i64 if dt.bits == 64 else i32
 
 
-def _ordered_type(types, *, dtype: DType) -> Type:
-    (t,) = types
+def _ordered_type(types, *, kind: str) -> Type:
+    (t,), dtype = types, dtype_of(kind)
     if not dtype.is_float or dtype.bits < 16 or t.dtype not in (dtype, dtype.computed):
         raise DTypesDisagree(op="ordered", rule="the operand must be a float of 16 bits or more", got=str(t.dtype),
                              hint="Cast with .to(torch.float32).")  # fmt: skip
@@ -47,16 +48,16 @@ def _ordered_type(types, *, dtype: DType) -> Type:
 
 
 def _ordered_text(expr, x: str) -> str:
-    dt, to = expr.attrs["dtype"], expr.dtype.language
+    dt, to = dtype_of(expr.attrs["kind"]), expr.dtype.language
     return f"_ordered({x}, tl.{dt.language}, tl.int{dt.bits}, {2 ** (dt.bits - 1) - 1}).to(tl.{to})"
 
 
 @declare(type=TypeRule(_ordered_type), triton=_ordered_text)
-def ordered(x: torch.Tensor, dtype: ToDType):
-    """The bits of a float of a dtype as an integer, in the same order: a < b where ordered(a) < ordered(b); 0.0 and
-    -0.0 are one, every NaN is the greatest"""
+def ordered(x: torch.Tensor, kind: Choice):
+    """The bits of a float of a dtype, "f32" or "bf16", as an integer in the same order: a < b where ordered(a) <
+    ordered(b); 0.0 and -0.0 are one, every NaN is the greatest"""
     whole = {16: torch.int16, 32: torch.int32, 64: torch.int64}
-    to = torch_dtype(dtype)
+    to = torch_dtype(kind)
     bits = whole[to.itemsize * 8]
     most = torch.iinfo(bits).max
     found = (x.to(to) + 0.0).view(bits)
@@ -66,7 +67,7 @@ def ordered(x: torch.Tensor, dtype: ToDType):
 
 def _selected(x: Node, k: Index, dim: int, keepdim: bool) -> tuple[Node, Node]:
     dt = x.dtype
-    key = ordered(x, dt) if dt.is_float else ir.cast(x, _whole(dt))
+    key = ordered(x, dt.name) if dt.is_float else ir.cast(x, _whole(dt))
     found = _kth(key, ir.as_node(x.shape[dim] - k + 1), dim, dt)
     here = eq(key, found)
     value = reduce_max(where(here, x, ir.constant(least(dt), Type(dt))), (dim,))

@@ -527,6 +527,8 @@ def getitem(self, key):
             x, dim = ops.unsqueeze(x, dim), dim + 1
         elif isinstance(k, slice):
             x, dim = _cut(x, dim, k.start, k.stop, k.step), dim + 1
+        elif hasattr(k, "dtype") and not k.shape:  # selects, as a number does
+            x = ops.index([x, k], (dim,), dim)
         elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
             picked[dim], dim = k if hasattr(k, "dtype") else SPELLINGS["torch.tensor"](k), dim + 1
         elif isinstance(k, bool):
@@ -585,6 +587,39 @@ def meshgrid(*tensors, indexing=None):
     shape = tuple(t.shape[0] if t.shape else 1 for t in tensors)
     lined_up = (ops.reshape(t, tuple(-1 if e == d else 1 for e in range(len(shape)))) for d, t in enumerate(tensors))
     return tuple(ops.expand(t, shape) for t in lined_up)
+
+
+@spells("torch.einsum")
+def einsum(equation, *operands):
+    """Products of operands whose dimensions are named, without contractions: a sum is over what one operand has."""
+    operands = flat(operands)
+    if not isinstance(equation, str):
+        raise BadArgument(op="einsum", name="the equation", rule="a string", got=repr(equation), hint="")
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    names = terms.split(",")
+    if not arrow:
+        every = [c for c in terms if c.isalpha()]
+        result = "".join(sorted(c for c in set(every) if every.count(c) == 1))
+    plain = all(part.isalpha() or not part for part in (*names, result))
+    if len(names) != len(operands) or not plain or len({*result}) != len(result) or {*result} - {*terms}:
+        rule = "letters for every operand's dimensions, and of those for the result's"
+        raise BadArgument(op="einsum", name="the equation", rule=rule, got=repr(equation), hint="")
+    product = None
+    for place, (own, operand) in enumerate(zip(names, operands, strict=True)):
+        if len(own) != len(operand.shape) or len({*own}) != len(own):
+            rule = f"of {len({*own})} dimensions, one for each letter"
+            raise BadArgument(op="einsum", name="an operand", rule=rule, got=len(operand.shape), hint="")
+        summed = [c for c in own if c not in result]
+        if {*summed} & {*"".join(names[:place] + names[place + 1 :])}:
+            raise UnknownFunction(op="einsum", hint=f"{equation!r} is a contraction: call it outside the function.")
+        if summed:
+            operand = ops.sum(operand, tuple(own.index(c) for c in summed))
+        kept = [c for c in own if c in result]
+        operand = ops.permute(operand, tuple(kept.index(c) for c in result if c in kept))
+        for at, c in enumerate(result):
+            operand = operand if c in kept else ops.unsqueeze(operand, at)
+        product = operand if product is None else product * operand
+    return product
 
 
 @spells("torch.outer", "Tensor.outer", "torch.ger", "Tensor.ger")

@@ -231,7 +231,7 @@ class Builder:
     def adopt(self, node: Node) -> None:
         """Works out the values of a node and of what it newly consists of."""
         fresh: dict[Node, Any] = {}
-        for each in self.unknown(node):
+        for each in ir.topological([node], self.values):
             args = [a if a is None else fresh.get(a, self.values.get(a)) for a in each.args]
             refuse_undefined(each, args)
             sizes = self.numbers(each.shape)
@@ -249,12 +249,6 @@ class Builder:
             self.used |= set(node.inputs)
             if self.rarely(3):
                 self.names[node] = self.source.pick(["h", "y", "x", "total"])
-
-    def unknown(self, node: Node) -> list[Node]:
-        if node in self.values:
-            return []
-        found = [each for a in node.inputs for each in self.unknown(a)]
-        return list(dict.fromkeys([*found, node]))
 
     def finished(self) -> Case:
         """The graph of up to three outputs that nothing else uses, the last node among them."""
@@ -539,9 +533,9 @@ def _pad(builder: Builder, op: Op) -> dict[str, Any]:
 
 def _pad_around(builder: Builder, op: Op) -> dict[str, Any]:
     x = builder.operand((-4, 4), lambda node: node.rank in (2, 3) and node.shape[-1] != 0)
-    n = evaluate(x.shape[-1], builder.sizes) if x.rank in (2, 3) else 0
-    if n == 0:
+    if x.rank not in (2, 3) or 0 in builder.numbers(x.shape):
         raise Refused
+    n = evaluate(x.shape[-1], builder.sizes)
     mode = builder.source.pick(["reflect", "replicate", "circular"])
     most = min(2, n - 1 if mode == "reflect" else n)
     return {"x": x, "pad": [builder.source.integer(0, most) for _ in range(2)], "mode": mode}
@@ -664,7 +658,7 @@ def _batch_norm(builder: Builder, op: Op) -> dict[str, Any]:
 def _labels(builder: Builder, op: Op) -> dict[str, Any]:
     """A loss of margins between classes: rows of scores, and the class of each row, or classes up to a -1."""
     x = builder.operand((-4, 4), lambda node: node.rank == 2 and node.dtype.is_float)
-    if x.rank != 2 or not x.dtype.is_float:
+    if x.rank != 2 or not x.dtype.is_float or 0 in builder.numbers(x.shape):  # of no rows torch reads what is not there
         raise Refused
     given = {"x": x, "reduction": builder.source.pick(["mean", "sum", "none"])}
     if op.name == "multi_margin_loss":
@@ -759,11 +753,6 @@ def _next_float(builder: Builder, op: Op) -> dict[str, Any]:
     shape = builder.operand((-4, 4)).shape
     x, other = (builder.tensor((-4, 4), dtype("f32"), shape) for _ in range(2))
     return {"x": x, "other": other, "dtype": dtype(builder.source.pick(["f16", "bf16", "f32"]))}
-
-
-def _ordered_bits(builder: Builder, op: Op) -> dict[str, Any]:
-    kind = dtype(builder.source.pick(["f16", "bf16", "f32"]))
-    return {"x": builder.tensor((-4, 4), dtype("f32"), builder.operand((-4, 4)).shape), "dtype": kind}
 
 
 def _ranked(builder: Builder, op: Op) -> dict[str, Any]:
@@ -889,7 +878,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float, "histc": _binned,
     "powers": _powers,
     "random_uniform": _random, "random_normal": _random, "random_integers": _random,
-    "topk": _ranked, "kthvalue": _ranked, "selected": _ranked, "ordered": _ordered_bits,
+    "topk": _ranked, "kthvalue": _ranked, "selected": _ranked,
     "quantile": _quantile, "nanquantile": _quantile,
     "scatter": _scatter, "scatter_add": _scatter, "scatter_reduce": _scatter, "index_add": _rows, "index_copy": _rows,
     "index_reduce": _rows, "index_fill": _rows, "index_put": _index_put, "select_scatter": _select_scatter,
@@ -898,8 +887,9 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "tril_indices": _triangle, "triu_indices": _triangle,
 }  # fmt: skip
 
-# What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes.
-NOT_DRAWN = {"input", "const", "size", "indices"}
+# What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, and of
+# bits float64 has others.
+NOT_DRAWN = {"input", "const", "size", "indices", "ordered"}
 
 
 def drawable(names: Collection[str] | None = None) -> list[list[str]]:
@@ -922,7 +912,7 @@ def refuse_undefined(node: Node, args: Sequence[Any]) -> None:
         inside = (values[0].double() > info.min - 1.0) & (values[0].double() < info.max + 1.0)
         if not bool(inside.all()):  # NaN is not inside
             raise Refused
-    if node.op.name in _DIVISIONS and node.args[0] is not None and not node.args[0].dtype.is_float:
+    if node.op.name in _DIVISIONS and not node.dtype.is_float:
         least = torch.iinfo(torch_dtype(node.dtype)).min if node.dtype.is_integer else None
         if bool((values[1] == 0).any()) or (bool((values[0] == least).any()) and bool((values[1] == -1).any())):
             raise Refused

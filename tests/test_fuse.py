@@ -320,3 +320,16 @@ def test_a_norm_with_a_scale_for_each_group_loads_its_row_once():
         assert_matches(fused, args)
     long = torch.randn(2, 40960), torch.randn(40960)
     assert_matches(f, long)
+
+
+def test_results_are_tensors_of_their_own():
+    """What turns out to be an input, or another result, is copied as eager does."""
+    x = torch.randn(4, 9)[:, :4]
+    for text in ("x * 1", "torch.maximum(x, x)", "torch.where(x > 0, x, x)", "x * torch.ones_like(x)", "x.T * 1",
+                 "x + 1, (x + 1) * 1, 1 * (x + 1)", "x * 1, x, x / 1"):  # fmt: skip
+        f = eval(f"lambda x: ({text})", {"torch": torch})
+        found, wanted = fuse(f)(x), f(x)
+        found, wanted = (each if isinstance(each, tuple) else (each,) for each in (found, wanted))
+        assert [each.stride() for each in found] == [each.stride() for each in wanted]
+        assert len({each.data_ptr() for each in found}) == len(found)
+        assert [each is x for each in found] == [each is x for each in wanted]

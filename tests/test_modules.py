@@ -125,3 +125,67 @@ def test_statistics_as_further_results() -> None:
     with torch.no_grad():
         found = fuse(step)(x, mean, var)
         torch.testing.assert_close(found, (module(x), module.running_mean, module.running_var))
+
+
+# ---- of x-transformers -----------------------------------------------------------------------------------------------
+
+
+def _x_transformers() -> dict[str, tuple[nn.Module, tuple]]:
+    xt = pytest.importorskip("x_transformers.x_transformers")
+    d, size, ids = 24, (2, 10, 24), torch.arange(20).reshape(2, 10)
+    freqs = xt.RotaryEmbedding(d).forward_from_seq_len(10)[0]
+    alone = {
+        name: getattr(xt, name)(d)
+        for name in ("SoLU", "LayerNorm", "ScaleNorm", "RMSNorm", "SimpleRMSNorm", "DynamicTanh", "Derf",
+                     "ScaledSinusoidalEmbedding")
+    }  # fmt: skip
+    alone |= {
+        "ReluSquared": xt.ReluSquared(), "LayerNorm, offset": xt.LayerNorm(d, unit_offset=True),
+        "RMSNorm, offset": xt.RMSNorm(d, unit_offset=True), "ScaleNorm, offset": xt.ScaleNorm(d, unit_offset=True),
+        "LayerScale": xt.LayerScale(xt.ReluSquared(), d), "Scale": xt.Scale(2.0, nn.GELU()),
+        "AbsolutePositionalEmbedding": xt.AbsolutePositionalEmbedding(d, 64),
+        "ShiftTokens": xt.ShiftTokens((0, 1), nn.Identity()),
+    }  # fmt: skip
+    residuals = {name: getattr(xt, name)(d) for name in ("Residual", "OrthogonalResidualUpdate",
+                                                         "MVSplitResidualUpdate")}  # fmt: skip
+    residuals["Residual, scaled"] = xt.Residual(d, scale_residual=True)
+    return {
+        **{name: (module, (size,)) for name, module in alone.items()},
+        **{name: (module, (size, size)) for name, module in residuals.items()},
+        "MultiheadRMSNorm": (xt.MultiheadRMSNorm(d, 4), ((2, 4, 10, d),)),
+        "TokenEmbedding": (xt.TokenEmbedding(d, 50), (ids,)),
+        "TokenEmbedding, l2": (xt.TokenEmbedding(d, 50, l2norm_embed=True), (ids,)),
+        "RotaryEmbedding": (xt.RotaryEmbedding(d), (torch.arange(10),)),
+        "RotaryEmbedding, xpos": (xt.RotaryEmbedding(d, use_xpos=True), (torch.arange(10),)),
+        "PolarEmbedding": (xt.PolarEmbedding(d, 4), (torch.arange(10),)),
+        "RelativePositionBias": (xt.RelativePositionBias(1.0, heads=4), (7, 9)),
+        "apply_rotary_pos_emb": (_Call(xt.apply_rotary_pos_emb), ((2, 4, 10, d), freqs)),
+        "l2norm": (_Call(xt.l2norm, groups=4), ((2, 3, d),)),
+        "softclamp": (_Call(xt.softclamp, value=15.0), (size,)),
+    }
+
+
+class _Call(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__()
+        self.function, self.kwargs = function, kwargs
+
+    def forward(self, *args):
+        return self.function(*args, **self.kwargs)
+
+
+X_TRANSFORMERS = (
+    "SoLU", "LayerNorm", "ScaleNorm", "RMSNorm", "SimpleRMSNorm", "DynamicTanh", "Derf", "ScaledSinusoidalEmbedding",
+    "ReluSquared", "LayerNorm, offset", "RMSNorm, offset", "ScaleNorm, offset", "LayerScale", "Scale",
+    "AbsolutePositionalEmbedding", "ShiftTokens", "Residual", "OrthogonalResidualUpdate", "MVSplitResidualUpdate",
+    "Residual, scaled", "MultiheadRMSNorm", "TokenEmbedding", "TokenEmbedding, l2", "RotaryEmbedding",
+    "RotaryEmbedding, xpos", "PolarEmbedding", "RelativePositionBias", "apply_rotary_pos_emb", "l2norm", "softclamp",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", X_TRANSFORMERS)
+def test_x_transformers(name):
+    module, given = _x_transformers()[name]
+    check(module, *given)

@@ -49,6 +49,16 @@ def test_selection_by_digits_is_kthvalue(values, dtype, data):
         assert torch.equal(place, same.int().argmax(1, keepdim=True))
 
 
+@given(values=VALUES, dtype=st.sampled_from(DTYPES[:4]))
+def test_bits_of_floats_are_in_their_order(values, dtype):
+    x = torch.tensor(values).to(dtype)
+    kind = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
+    bits = fuse(lambda x: ops.ordered(x, kind))(x)
+    assert_identical(bits, ops.ordered.reference(x, kind))
+    number = torch.where(x.isnan(), 5.0, x.clamp(-4, 4))  # an order with NaN last
+    assert torch.equal(bits[:, None] < bits, number[:, None] < number)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_kthvalue_of_a_long_row_is_one_launch(dtype):
     x = (torch.randn(2, 3 * MOST + 5, generator=torch.Generator().manual_seed(0)) * 40).to(dtype)

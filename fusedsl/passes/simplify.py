@@ -7,6 +7,7 @@ go, others only join. What a rule gives back has the type of what it replaces, o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +15,20 @@ import torch
 from .. import ops
 from ..index import Poly
 from ..interpret import Machine
-from ..ir import Graph, Node, cast, constant, rebuild
+from ..ir import Graph, Node, build, cast, constant, rebuild
 from ..rewrite import Rule, rewrite, rule
 from ..types import Type
 
 
 def simplify(graph: Graph) -> Graph:
-    """The graph with every rule below applied wherever it fits."""
-    return rewrite(graph, RULES)
+    """The graph with every rule below applied wherever it fits. Outputs stay tensors of their own: one that turns out
+    to be an input, or another output, is copied."""
+    simple = rewrite(graph, RULES)
+    outputs: list[Node] = []
+    for node in simple.outputs:
+        copied = node in outputs or (node.op is ops.input and node not in graph.outputs)
+        outputs.append(build(ops.clone, (node,), {}) if copied else node)
+    return replace(simple, outputs=tuple(outputs))
 
 
 def _known(node: Node | None) -> Any:

@@ -22,7 +22,7 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
             in_k = (k < s1) | (tail == 0)
             logits = tl.load(logits_ptr + i[:, None] * logits_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
             select = tl.where(in_k[None, :], logits, float("-inf"))
-            max_acc = _maximum(max_acc, select)                           # workloads.py:76  return F.cross_entropy(logits, target, reduction="none")
+            max_acc = _maximum(max_acc, select)                           # workloads.py:92  return F.cross_entropy(logits, target, reduction="none")
     target = tl.load(target_ptr + i, mask=in_i, other=0)
     ne = target != -100
     where = tl.where(ne, target, 0)
@@ -36,7 +36,7 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
             k = k0 + tl.arange(0, BLOCK_K)
             in_k = (k < s1) | (tail == 0)
             logits_2 = tl.load(logits_ptr + i[:, None] * logits_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
-            sub = logits_2 - max[:, None]                                 # workloads.py:76  return F.cross_entropy(logits, target, reduction="none")
+            sub = logits_2 - max[:, None]                                 # workloads.py:92  return F.cross_entropy(logits, target, reduction="none")
             exp = tl.exp(sub)
             select_2 = tl.where(in_k[None, :], exp, 0.0)
             sum_acc = sum_acc + select_2

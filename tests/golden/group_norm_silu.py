@@ -18,7 +18,7 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_
                 u = u0 + tl.arange(0, BLOCK_U)
                 in_u = (u < size_u) | (tail == 0)
                 x = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + k) * x_s1 + u[None, :], mask=in_i[:, None] & in_u[None, :], other=0).to(tl.float32)
-                sum_acc = sum_acc + x                                     # workloads.py:104  return F.silu(F.group_norm(x, 32, weight, bias))
+                sum_acc = sum_acc + x                                     # workloads.py:170  return F.silu(F.group_norm(x, 32, weight, bias))
     number = tl.full([], s2 * s3 * 16, tl.int64)
     cast = number.to(tl.float32)
     sum = tl.sum(sum_acc, 1)
@@ -31,7 +31,7 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_
                 u = u0 + tl.arange(0, BLOCK_U)
                 in_u = (u < size_u) | (tail == 0)
                 x_2 = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + k) * x_s1 + u[None, :], mask=in_i[:, None] & in_u[None, :], other=0).to(tl.float32)
-                sub = x_2 - div[:, None]                                  # workloads.py:104  return F.silu(F.group_norm(x, 32, weight, bias))
+                sub = x_2 - div[:, None]                                  # workloads.py:170  return F.silu(F.group_norm(x, 32, weight, bias))
                 mul = sub * sub
                 select = tl.where(in_u[None, :], mul, 0.0)
                 sum_acc_2 = sum_acc_2 + select
@@ -48,7 +48,7 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_
                 u = u0 + tl.arange(0, BLOCK_U)
                 in_u = (u < size_u) | (tail == 0)
                 x_3 = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + k) * x_s1 + u[None, :], mask=in_i[:, None] & in_u[None, :], other=0).to(tl.float32)
-                sub_2 = x_3 - div[:, None]                                # workloads.py:104  return F.silu(F.group_norm(x, 32, weight, bias))
+                sub_2 = x_3 - div[:, None]                                # workloads.py:170  return F.silu(F.group_norm(x, 32, weight, bias))
                 mul_2 = sub_2 * rsqrt[:, None]
                 mul_3 = mul_2 * weight
                 add_2 = mul_3 + bias

@@ -22,7 +22,7 @@ def softmax(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_I: tl.constexpr, BLOCK_K
             in_k = (k < s1) | (tail == 0)
             x = tl.load(x_ptr + i[:, None] * x_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
             select = tl.where(in_k[None, :], x, float("-inf"))
-            max_acc = _maximum(max_acc, select)                           # workloads.py:68  return torch.softmax(x, -1)
+            max_acc = _maximum(max_acc, select)                           # workloads.py:84  return torch.softmax(x, -1)
     max = tl.reduce(max_acc, 1, _maximum)
     sum_acc = tl.full([BLOCK_I, BLOCK_K], 0.0, tl.float32)
     k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 2 over k
@@ -31,7 +31,7 @@ def softmax(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_I: tl.constexpr, BLOCK_K
             k = k0 + tl.arange(0, BLOCK_K)
             in_k = (k < s1) | (tail == 0)
             x_2 = tl.load(x_ptr + i[:, None] * x_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
-            sub = x_2 - max[:, None]                                      # workloads.py:68  return torch.softmax(x, -1)
+            sub = x_2 - max[:, None]                                      # workloads.py:84  return torch.softmax(x, -1)
             exp = tl.exp(sub)
             select_2 = tl.where(in_k[None, :], exp, 0.0)
             sum_acc = sum_acc + select_2
@@ -42,7 +42,7 @@ def softmax(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_I: tl.constexpr, BLOCK_K
             k = k0 + tl.arange(0, BLOCK_K)
             in_k = (k < s1) | (tail == 0)
             x_3 = tl.load(x_ptr + i[:, None] * x_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
-            sub_2 = x_3 - max[:, None]                                    # workloads.py:68  return torch.softmax(x, -1)
+            sub_2 = x_3 - max[:, None]                                    # workloads.py:84  return torch.softmax(x, -1)
             exp_2 = tl.exp(sub_2)
             div = exp_2 / sum[:, None]
             tl.store(out_ptr + i[:, None] * out_s0 + k[None, :], div, mask=in_i[:, None] & in_k[None, :])

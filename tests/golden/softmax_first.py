@@ -25,7 +25,7 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     in_k = (k < s0) | (tail == 0)
                     x = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
                     select = tl.where(in_k[:, None], x, float("-inf"))
-                    max_acc = _maximum(max_acc, select)                   # workloads.py:72  return torch.softmax(x, 0)
+                    max_acc = _maximum(max_acc, select)                   # workloads.py:88  return torch.softmax(x, 0)
             max = tl.reduce(max_acc, 0, _maximum)
             sum_acc = tl.full([BLOCK_K, BLOCK_I], 0.0, tl.float32)
             k_full = s0 // BLOCK_K * BLOCK_K                              # pass 2 over k
@@ -34,7 +34,7 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     k = k0 + tl.arange(0, BLOCK_K)
                     in_k = (k < s0) | (tail == 0)
                     x_2 = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
-                    sub = x_2 - max[None, :]                              # workloads.py:72  return torch.softmax(x, 0)
+                    sub = x_2 - max[None, :]                              # workloads.py:88  return torch.softmax(x, 0)
                     exp = tl.exp(sub)
                     select_2 = tl.where(in_k[:, None], exp, 0.0)
                     sum_acc = sum_acc + select_2
@@ -45,7 +45,7 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     k = k0 + tl.arange(0, BLOCK_K)
                     in_k = (k < s0) | (tail == 0)
                     x_3 = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
-                    sub_2 = x_3 - max[None, :]                            # workloads.py:72  return torch.softmax(x, 0)
+                    sub_2 = x_3 - max[None, :]                            # workloads.py:88  return torch.softmax(x, 0)
                     exp_2 = tl.exp(sub_2)
                     div = exp_2 / sum[None, :]
                     tl.store(out_ptr + k[:, None] * out_s0 + i[None, :], div, mask=in_k[:, None] & in_i[None, :])
