@@ -61,10 +61,11 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         else:
             _cpu_chain(kernel, grid, sizes, tiles)
         return Config(tuple(tiles.items()), 1)
+    fewer = 1 if cheap else PER_THREAD // FEW_PER_THREAD
     if tiles or loops:
-        _reduction(kernel, grid, loops, inner, sizes, scale, tiles)
+        _reduction(kernel, grid, loops, inner, sizes, scale, tiles, ROW // fewer, LOOP // fewer)
     else:
-        _chain(kernel, grid, sizes, scale, tiles, CHAIN if cheap else CHAIN * FEW_PER_THREAD // PER_THREAD)
+        _chain(kernel, grid, sizes, scale, tiles, CHAIN // fewer)
     total = 1
     for n in tiles.values():
         total *= n
@@ -90,6 +91,8 @@ def _reduction(
     sizes: Mapping[str, int],
     scale: int,
     tiles: dict[str, int],
+    row: int,
+    loop: int,
 ) -> None:
     columns = [a for a in grid if a in kernel.split]
     for axis in grid:
@@ -97,11 +100,11 @@ def _reduction(
             tiles[axis.tile] = max(1, _columns(axis, inner, sizes, scale))
         else:
             least = _rows_to_share(kernel, axis, inner)
-            tiles[axis.tile] = max(least, _floor_power(ROW * scale // (inner * (LOOP if loops else 1))))
+            tiles[axis.tile] = max(least, _floor_power(row * scale // (inner * (loop if loops else 1))))
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
-    most = (LOOP // 2 if columns else LOOP) * min(scale, 8) // (lanes * inner)
+    most = (loop // 2 if columns else loop) * min(scale, 8) // (lanes * inner)
     for axis in loops:  # a tile of it may hold whole resident rows
         tile = max(16 if inner == 1 else 1, most)
         tiles[axis.tile] = min(tile, padded(axis.extent)) if isinstance(axis.extent, int) else tile

@@ -259,7 +259,7 @@ class Printer:
         want = self.kernel.tiled(s.axes)
         value, below = self.text.value(s.value, want), self.text.index(s.below, want)
         condition = f"({value} >= 0) & ({value} < {below})"  # what is computed may be outside beyond the edge
-        self.out.line(f'tl.device_assert({condition}, "index out of range"{self._mask(want)})', _note(s.line))
+        self.out.line(f'tl.device_assert({condition}, "index out of range"{self._mask(want, s.guard)})', _note(s.line))
 
     def _loop(self, s: Loop) -> None:
         out, axis = self.out, s.axis

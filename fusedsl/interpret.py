@@ -129,7 +129,7 @@ class Machine:
                 return self._cast(node, self.tensor(value, source)).item()  # type: ignore[union-attr]
         if node.dtype.is_float and node.dtype.bits < 16:
             value = value.to(node.dtype.torch)
-        return value.to(self._torch(node.dtype))
+        return value.to(self._torch(node.dtype), copy=True)
 
     def _tensors(self, node: Node, args: Sequence[Value | None]) -> list[Any]:
         return [a if n is None else self.tensor(a, n) for a, n in zip(args, node.args, strict=True)]

@@ -373,7 +373,7 @@ class Op:
     domain: Any
     torch: tuple[str, ...]
     cheap: bool
-    jumps: bool
+    jumps: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -442,7 +442,7 @@ def declare(
     torch: Sequence[str] = (),
     operator: str = "",
     cheap: bool = True,
-    jumps: bool = False,
+    jumps: str = "",
     source: bool = False,
 ) -> Callable[[Callable[..., Any]], Op]:
     """Declares an op: the function's name is the op's, its body the reference, its docstring the documentation.
@@ -461,8 +461,9 @@ def declare(
     operator   Python's operator on nodes: "__add__"; the reflected one comes with it
     cheap      whether recomputing it in each consumer costs less than a trip to memory; where not, a thread of a GPU
                holds few elements, because it takes many registers
-    jumps      its result, a float, jumps where an operand hardly changes, so that it sees operands rounded as eager's
-               are; where the result is no float this goes without saying
+    jumps      "values" or "all": its result, a float, jumps where an operand hardly changes, so that it sees operands
+               rounded as eager's are, with "all" Python numbers too; where the result is no float this goes without
+               saying
     source     it has no operands that tell its type: whoever makes the node says the type
 
     Raises TypeError at import where the declaration contradicts itself.

@@ -160,11 +160,13 @@ class Store:
 
 @dataclass(frozen=True)
 class Check:
-    """Stops the program where an index read from memory is out of range (in debug builds, and on the CPU)."""
+    """Stops the program where an index read from memory is out of range (in debug builds, and on the CPU). guard: of
+    the load that uses it, () or one condition."""
 
     value: Expr
     below: Index
     axes: tuple[Variable, ...]
+    guard: tuple[Expr, ...] = ()
     line: Line | None = None
 
 
@@ -298,7 +300,7 @@ def _verify(kernel: Kernel, body: Iterable[Statement], names: dict[str, frozense
                 )
                 names[state.name] = frozenset(state.axes)
             continue
-        for name, free in _names(s.value):
+        for name, free in (found for e in (s.value, *getattr(s, "guard", ())) for found in _names(e)):
             assert name in names, f"{kernel.name}: {name} is used before it is defined in {s}"
             assert free == names[name], f"{kernel.name}: {name} varies along {names[name]}, used as {free}"
         used = s.value.free | {v for i in getattr(s, "index", ()) for v in _variables(i)}

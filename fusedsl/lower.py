@@ -129,7 +129,9 @@ class Lowering:
         for arg in node.inputs:
             aligned = index[len(index) - arg.rank :] if arg.rank else ()
             value = self.at(arg, tuple([0 if n == 1 else i for i, n in zip(aligned, arg.shape, strict=True)]), when)
-            args.append(_settled(value, arg.dtype) if node.op.jumps or not node.dtype.is_float else value)
+            if node.op.jumps or not node.dtype.is_float:
+                value = _settled(value, arg.dtype, node.op.jumps != "values")
+            args.append(value)
         if node.op.triton == "{0}" or _keeps_value(node):
             return args[0]
         if args and all(a.kind == "const" for a in args):
@@ -169,13 +171,13 @@ class Lowering:
         return make("scan", node.dtype.computed, (self.at(source, index, when),), node.op, axes=(axis,))
 
 
-def _settled(value: Expr, dtype: DType) -> Expr:
+def _settled(value: Expr, dtype: DType, numbers: bool = True) -> Expr:
     """The value as memory would hold it. A comparison, a conversion to integers or what rounds to whole numbers jumps
-    where the value hardly changes, so it sees what eager would."""
+    where the value hardly changes, so it sees what eager would. numbers: Python's, too."""
     if not dtype.is_float or dtype.computed is dtype or value.kind in ("load", "round"):
         return value
     if value.kind == "const":
-        return constant(torch.tensor(value["value"]).to(dtype.torch).item(), value.dtype)
+        return value if not numbers else constant(torch.tensor(value["value"]).to(dtype.torch).item(), value.dtype)
     return make("round", value.dtype, (value,), to=dtype)
 
 

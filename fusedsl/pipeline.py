@@ -17,7 +17,7 @@ from .passes.decompose import decompose
 from .passes.fix_rows import fix_rows
 from .passes.fuse_vertically import Group, Partition, fuse_vertically
 from .passes.merge_axes import merge_axes
-from .passes.simplify import simplify
+from .passes.simplify import apart, simplify
 from .passes.split_axes import split_axes
 from .passes.split_groups import split_groups
 from .passes.split_reductions import split_reductions
@@ -31,11 +31,12 @@ PIPELINE: tuple[Callable[[Graph], Graph], ...] = (simplify, decompose, simplify)
 
 def optimise(graph: Graph) -> Graph:
     """The graph in primitives, simplified."""
+    traced = graph
     for step in PIPELINE:
         started = time.perf_counter()
         graph = verified(step(graph), step.__name__)
         _report(step.__name__, started, graph)
-    return graph
+    return apart(graph, traced)
 
 
 def verified(graph: Graph, after: str) -> Graph:

@@ -224,8 +224,8 @@ def _is_one_loop(nest: Sequence[Variable], pieces: Variable, writes: Sequence[Wr
     if any(not set(w.axes) <= {pieces, *nest} for w in writes) or passes(writes, nest) > 1:
         return False
     folds = [e for e in walk([w.value for w in writes]) if e.is_fold]
-    inside = (i for e in folds for i in walk([e.args[0]]) if i.is_fold and i.free & set(e["axes"]))
-    return pieces not in nest and not any(set(i["axes"]) & set(nest) for i in inside)
+    inside = any(i.is_fold and i.free & set(e["axes"]) for e in folds for i in walk([e.args[0]]))
+    return pieces not in nest and not inside
 
 
 def refuse_large_tiles(writes: Sequence[Write]) -> None:
@@ -240,8 +240,14 @@ def refuse_large_tiles(writes: Sequence[Write]) -> None:
 
 def refuse_loops_inside(writes: Sequence[Write]) -> None:
     """A reduction inside the body of another, with the other's axes free in it, has to be resident; so has a scan, but
-    for one along the very axis of the loop."""
+    for one along the very axis of the loop; and so has a reduction in what is stored along an axis of a loop."""
     resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
+    looped = {a for nest in nests_of(writes) for a in nest} - resident
+    for w in writes:
+        around = looped & set(w.axes)
+        for inner in walk([w.value]) if around else ():
+            if inner.kind == "reduce" and inner.free & around and not set(inner["axes"]) <= resident | around:
+                raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {sorted(map(repr, around))}")
     for e in walk([w.value for w in writes]):
         if not e.is_fold:
             continue
@@ -349,7 +355,7 @@ class Builder:
         self.states: list[State] = []  # of the pass being built
         self.current: dict[Variable, Scope] = {}  # of the pass being built: the scope inside each of its axes
         self.needs: dict[Expr, int] = {}
-        self.checked: set[tuple[Expr, Index]] = set()
+        self.checked: set[tuple[Expr, Index, tuple[Expr, ...]]] = set()
 
     def build(self, writes: Sequence[Write]) -> list[Statement]:
         self.passes = self._plan(writes)
@@ -458,7 +464,8 @@ class Builder:
             for loaded in loaded_in(index):
                 ref = self.emit(loaded.expr, scope)
                 mapping[loaded] = poly(Loaded(ref, loaded.below))
-                self._check(loaded, ref, self._line(e) or self._line(loaded.expr))
+                guard = args[:1] if e.kind == "load" else ()
+                self._check(loaded, ref, guard, scope if guard else self._place(loaded.expr), self._line(e))
         if mapping:
             attrs = {k: _replaced(v, mapping) for k, v in e._attrs}
             value = make(e.kind, e.dtype, args, e.op, **attrs)
@@ -466,10 +473,12 @@ class Builder:
             value = rebuild(e, args)
         self._assign(e, value, scope)
 
-    def _check(self, loaded: Loaded, ref: Expr, line: Line | None) -> None:
-        if ref.kind == "ref" and (ref, loaded.below) not in self.checked:
-            self.checked.add((ref, loaded.below))
-            self._place(loaded.expr).statements.append(Check(ref, loaded.below, ref["axes"], line))
+    def _check(self, loaded: Loaded, ref: Expr, guard: tuple[Expr, ...], scope: Scope, line: Line | None) -> None:
+        """Where a load is guarded, the index need not be right elsewhere."""
+        if ref.kind == "ref" and (ref, loaded.below, guard) not in self.checked:
+            self.checked.add((ref, loaded.below, guard))
+            axes = self._ordered({*ref["axes"], *(a for g in guard for a in g.free)})
+            scope.statements.append(Check(ref, loaded.below, axes, guard, line or self._line(loaded.expr)))
 
     def _resident_reduction(self, r: Expr, scope: Scope) -> None:
         ref = self._spread(r, self._masked(r, self.emit(r.args[0], scope), _identity(r)), scope)

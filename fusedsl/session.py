@@ -363,7 +363,7 @@ class Session:
         return proxy
 
     def _in_place(self, function: Callable, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Proxy:
-        first, rest, named = split_first(args, kwargs)
+        first, rest, named = split_first(args, kwargs, "tensor")
         proxy = self.changeable(first, function)
         if target is None:
             raise no_rule(name_of(function))
@@ -390,6 +390,7 @@ class Session:
             raise ShapesDisagree(op=name_of(function), rule="a result must fit in place", got=got, hint="")
         if node.shape != old.shape:
             node = build(OPS["expand"], (node, old.shape), {})
+        node = build(OPS["laid_out"], (node, old), {})  # where it lies stays
         value = proxy._fused
         value.node, value.steps, value.grad = cast(node, old.dtype), (), value.grad or grad
         value.put_in(Storage(value.node))

@@ -14,6 +14,7 @@ from fusedsl.types import dtype as dtype_of
 
 from .rules import common, default_float
 
+
 def torch_dtype(dt: DType | torch.dtype | str) -> torch.dtype:
     """torch's dtype of that name."""
     found = dtype_of(dt).torch

@@ -46,7 +46,7 @@ def div(x: torch.Tensor, other: torch.Tensor):
 
 
 @declare(type=numeric, triton=by_kind(on_tensors("_floor_quotient({0}, {1})"), "_floor_divide({0}, {1})"),
-         operator="__floordiv__", domain=((-40, 40), (1, 9)), jumps=True)  # fmt: skip
+         operator="__floordiv__", domain=((-40, 40), (1, 9)), jumps="values")  # fmt: skip
 def floor_divide(x: torch.Tensor, other: torch.Tensor):
     """floor(x / other)"""
     return torch.floor_divide(x, other)
@@ -60,7 +60,11 @@ def integer_quotient(x: torch.Tensor, other: torch.Tensor):
 
 def _trunc_divide(x: Node, other: Node) -> Node:
     dt = common([x.type, other.type], "trunc_divide")
-    return trunc(div(x, other)) if dt.is_float else integer_quotient(x, other)
+    if not dt.is_float:
+        return integer_quotient(x, other)
+    if x.type.weak or other.type.weak:  # by a number eager divides without rounding
+        return narrow(trunc(div(wide(x, dt), wide(other, dt))), dt)
+    return trunc(div(x, other))
 
 
 @declare(expand=_trunc_divide, domain=((-40, 40), (1, 9)))
@@ -70,14 +74,14 @@ def trunc_divide(x: torch.Tensor, other: torch.Tensor):
 
 
 @declare(type=numeric, triton=by_kind(on_tensors("_float_remainder({0}, {1})"), "_floor_remainder({0}, {1})"),
-         operator="__mod__", domain=((-40, 40), (1, 9)), jumps=True)  # fmt: skip
+         operator="__mod__", domain=((-40, 40), (1, 9)), jumps="all")  # fmt: skip
 def remainder(x: torch.Tensor, other: torch.Tensor):
     """x - other * floor(x / other), with the sign of other"""
     return torch.remainder(x, other)
 
 
 @declare(type=numeric, triton=by_kind(on_tensors("libdevice.fmod({0}, {1})"), "_trunc_remainder({0}, {1})"),
-         domain=((-40, 40), (1, 9)), jumps=True)  # fmt: skip
+         domain=((-40, 40), (1, 9)), jumps="all")  # fmt: skip
 def fmod(x: torch.Tensor, other: torch.Tensor):
     """x - other * trunc(x / other), with the sign of x"""
     return torch.fmod(x, other)
@@ -102,7 +106,7 @@ def _sign_text(expr, x: str) -> str:
     return f"({x} > 0).to({to}) - ({x} < 0).to({to})"
 
 
-@declare(type=same, triton=_sign_text, torch=("torch.sgn", "Tensor.sgn"), jumps=True)
+@declare(type=same, triton=_sign_text, torch=("torch.sgn", "Tensor.sgn"), jumps="values")
 def sign(x: torch.Tensor):
     """-1, 0 or 1; 0 for NaN"""
     return torch.sign(x)
@@ -359,31 +363,31 @@ def logit(x: torch.Tensor, eps: MaybeNumber = None):
 # ---- rounding --------------------------------------------------------------------------------------------------------
 
 
-@declare(type=numeric, triton=by_kind("tl.floor({0})", "{0}"), jumps=True)
+@declare(type=numeric, triton=by_kind("tl.floor({0})", "{0}"), jumps="values")
 def floor(x: torch.Tensor):
     """The greatest integer that is at most x."""
     return torch.floor(x)
 
 
-@declare(type=numeric, triton=by_kind("tl.ceil({0})", "{0}"), jumps=True)
+@declare(type=numeric, triton=by_kind("tl.ceil({0})", "{0}"), jumps="values")
 def ceil(x: torch.Tensor):
     """The least integer that is at least x."""
     return torch.ceil(x)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.rint({0})", "{0}"), jumps=True)
+@declare(type=numeric, triton=by_kind("libdevice.rint({0})", "{0}"), jumps="values")
 def round(x: torch.Tensor):
     """The nearest integer, the even one of two."""
     return torch.round(x)
 
 
-@declare(type=numeric, triton=by_kind("libdevice.trunc({0})", "{0}"), torch=("torch.fix", "Tensor.fix"), jumps=True)
+@declare(type=numeric, triton=by_kind("libdevice.trunc({0})", "{0}"), torch=("torch.fix", "Tensor.fix"), jumps="values")
 def trunc(x: torch.Tensor):
     """x without its fraction"""
     return torch.trunc(x)
 
 
-@declare(type=floats, triton="{0} - libdevice.trunc({0})", jumps=True)
+@declare(type=floats, triton="{0} - libdevice.trunc({0})", jumps="values")
 def frac(x: torch.Tensor):
     """x - trunc(x)"""
     return torch.frac(x)

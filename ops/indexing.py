@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ def pad(x: torch.Tensor, pad: Sizes, mode: Choice = "constant", value: MaybeNumb
 
 def _indices(node_types: Sequence[Type], op: str) -> None:
     for t in node_types:
-        if t.dtype.is_bool:
+        if t.dtype.is_bool or t.dtype.name == "u8":
             raise DataDependent(op=op, what="the shape of what a mask selects", hint="Use torch.where(mask, x, 0).")
         if not t.dtype.is_integer:
             raise DTypesDisagree(op=op, rule="indices must be integers", got=str(t.dtype), hint="Use .long().")
@@ -280,10 +281,12 @@ def pad_by_mode(input, pad, mode="constant", value=None):
     if len(pad) % 2 or rank not in (pairs + 1, pairs + 2) or pairs > 3:
         rule = "a pair for each dimension but the first, or the first two"
         raise BadArgument(op="pad", name="pad", rule=rule, got=repr(pad), hint="")
-    for d, ends in enumerate(_edges(rank, pad)):
+    edges: Any = _edges(rank, pad)  # of sizes as a trace sees them, which compare as numbers do
+    for d, ends in enumerate(edges):
         n = input.shape[d]
         for more in ends:
-            if mode != "replicate" and more > (n - 1 if mode == "reflect" else n):
+            most = n - 1 if mode == "reflect" else n
+            if mode != "replicate" and more > 0 and more > most:
                 rule = f"at most {'n - 1' if mode == 'reflect' else 'n'} where the size is n = {n}"
                 raise BadArgument(op="pad", name="pad", rule=rule, got=more, hint="")
     return pad_around(input, tuple(pad), mode)

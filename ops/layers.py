@@ -8,7 +8,7 @@ from typing import Any
 
 from fusedsl.errors import BadArgument, InPlaceInput, ShapesDisagree, UnknownFunction
 from fusedsl.index import Poly, is_less
-from fusedsl.ir import OPS, Op, spells
+from fusedsl.ir import OPS, SPELLINGS, Op, spells
 from fusedsl.types import dim_in
 
 from . import pooling  # noqa: F401  (imported for its declarations)
@@ -196,6 +196,13 @@ def _pools(rank: int) -> None:
 
 for _rank in (1, 2, 3):
     _pools(_rank)
+
+
+@spells("F.cosine_similarity", "torch.cosine_similarity")
+def cosine_similarity(x1, x2, dim=1, eps=1e-8):
+    if len(x1.shape) != len(x2.shape):  # dim is one of both, broadcast
+        x1, x2 = SPELLINGS["torch.broadcast_tensors"](x1, x2)
+    return OPS["cosine_similarity"](x1, x2, dim, eps)
 
 
 # ---- images of other sizes -------------------------------------------------------------------------------------------

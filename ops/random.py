@@ -23,9 +23,9 @@ from fusedsl.types import DType, Type, broadcast, f32, f64, i32, i64
 from fusedsl.types import dtype as dtype_of
 
 from .activation import leaky_relu
-from .compare import clamp_min, lt, where
+from .compare import ge, lt, minimum, where
 from .convert import narrow, torch_dtype
-from .elementwise import ceil, exp, log, log1p, sqrt
+from .elementwise import abs, ceil, exp, log, log1p, sqrt
 from .factories import zeros_like
 from .helpers import HELPERS
 from .movement import expand, reshape, squeeze, unsqueeze
@@ -34,7 +34,7 @@ from .rules import default_float
 from .source import numbers
 from .spell import flat
 from .spell_factories import made
-from .trigonometry import cos, tan
+from .trigonometry import sin, tan
 
 # ---- bits ------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +144,8 @@ def _normal(seed: Node, size: Sequence[Index], stream: int, dtype: DType) -> Nod
         u, v = 1.0 - _fraction(a, b, 53), _fraction(c, d, 53)
     else:
         u, v = (ir.cast(a & 0x7FFFFFFF, f32) + 0.5) * 2.0**-31, _fraction(b, None, 24)
-    return narrow(sqrt(log(u) * -2.0) * cos(v * (2 * math.pi)), dt)
+    turned = abs(v - 0.5) - 0.25  # exactly; cos(2 pi v) = sin(2 pi turned), and small angles are rounded less
+    return narrow(sqrt(log(u) * -2.0) * sin(turned * (2 * math.pi)), dt)
 
 
 @declare(expand=_normal, cheap=False)
@@ -155,8 +156,28 @@ def random_normal(seed: torch.Tensor, size: Sizes, stream: Size, dtype: ToDType)
         u, v = (((x / 2**5).floor() * 2**26 + (y / 2**6).floor()) / 2**53 for x, y in ((a, b), (c, d)))
         u = 1 - u
     else:
-        u, v = (a % 2**31 + 0.5) / 2**31, (b / 2**8).floor() / 2**24
+        u, v = ((a % 2**31).float() + 0.5).double() / 2**31, (b / 2**8).floor() / 2**24
     return ((-2 * u.log()).sqrt() * (2 * math.pi * v).cos()).to(torch_dtype(dtype))
+
+
+def _random_exponential(seed: Node, size: Sequence[Index], stream: int, dtype: DType) -> Node:
+    """The least numbers are the ones that win a race: u is fine where it is small, and neither 0 nor 1."""
+    dt = _float(dtype, "random_exponential")
+    a, b = _words(seed, size, stream, 0, 1)
+    u = _fraction(a, b, 53) + 2.0**-54 if dt is f64 else (ir.cast(a & 0x7FFFFFFF, f32) + 0.5) * 2.0**-31
+    return narrow(-log1p(-minimum(u, 1 - 2.0**-53 if dt is f64 else 1 - 2.0**-24)), dt)
+
+
+@declare(expand=_random_exponential)
+def random_exponential(seed: torch.Tensor, size: Sizes, stream: Size, dtype: ToDType):
+    """Exponentially distributed, with mean 1; never 0"""
+    a, b, *_ = _reference_words(seed, size, stream)
+    if dtype_of(dtype) is f64:
+        u = ((a / 2**5).floor() * 2**26 + (b / 2**6).floor()) / 2**53 + 2.0**-54
+    else:
+        u = ((a % 2**31).float() + 0.5).double() / 2**31
+    most = 1 - 2.0**-53 if dtype_of(dtype) is f64 else 1 - 2.0**-24
+    return (-torch.log1p(-u.clamp(max=most))).to(torch_dtype(dtype))
 
 
 def _integers(seed: Node, low: int, high: int, size: Sequence[Index], stream: int, dtype: DType) -> Node:
@@ -206,12 +227,12 @@ def randint(*bounds, low=0, high=None, size=None, generator=None, dtype=None, **
     if len(bounds) == 2:
         low, high = bounds
     elif bounds:
-        high = bounds[0]
+        low, high = (low, bounds[0]) if high is None else (bounds[0], high)
     return _drawn(random_integers, size, dtype or i64, generator, int(low), int(high), **options)  # type: ignore[arg-type]
 
 
 @spells("torch.randint_like")
-def randint_like(input, low, high=None, *, dtype=None, generator=None, **options):
+def randint_like(input, low=0, high=None, *, dtype=None, generator=None, **options):
     low, high = (0, low) if high is None else (low, high)
     return _drawn(random_integers, input.shape, dtype or input.dtype, generator, int(low), int(high), **options)
 
@@ -250,8 +271,8 @@ def _fine(dtype: Any) -> DType:
 
 
 def _exponential(size: Sequence[Any], dtype: Any, generator: Any) -> Any:
-    """-ln(1 - u), which is kept from 0 to divide by."""
-    return clamp_min(-log1p(-_drawn(random_uniform, size, _fine(dtype), generator)), 2.0**-25)
+    """-ln(1 - u)"""
+    return _drawn(random_exponential, size, _fine(dtype), generator)
 
 
 # ---- in place: what a tensor is filled with --------------------------------------------------------------------------
@@ -266,7 +287,8 @@ def _bounds(args: Sequence[Any], named: dict[str, Any], low: Any, high: Any) -> 
 @spells("Tensor.uniform_")
 def uniform_(input, *args, generator=None, **named):
     low, high = _bounds(args, named, 0.0, 1.0)
-    return _drawn(random_uniform, input.shape, input.dtype, generator) * (high - low) + low
+    found = (_drawn(random_uniform, input.shape, input.dtype, generator) * (high - low) + low).to(input.dtype)
+    return where(ge(found, high), low, found)  # rounded to the end, which does not belong to it
 
 
 @spells("Tensor.normal_")
@@ -292,6 +314,8 @@ def cauchy_(input, median=0.0, sigma=1.0, *, generator=None):
 
 @spells("Tensor.geometric_")
 def geometric_(input, p, *, generator=None):
+    if not 0 < p < 1:
+        raise BadArgument(op="geometric_", name="p", rule="in (0, 1)", got=p, hint="")
     return ceil(_exponential(input.shape, f32, generator) / -math.log1p(-p)).to(input.dtype)
 
 

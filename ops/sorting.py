@@ -18,6 +18,7 @@ from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.index import Index, Poly, floordiv
 from fusedsl.ir import Choice, Dim, Flag, MaybeDim, Node, Size, declare, spells
 from fusedsl.types import Type, dim_in, i32, i64, show_shape
+from fusedsl.types import dtype as dtype_of
 
 from .compare import eq, ge, isnan, le, logical_not, lt, maximum, where
 from .elementwise import ceil, floor, lerp, round
@@ -293,7 +294,11 @@ def _quantile(x: Node, q: Node, dim: int | None, keepdim: bool, interpolation: s
     if keepdim:
         for d in dims:
             result = unsqueeze(result, d + vector)
-    return result
+    if not vector:
+        return result
+    # torch has the quantiles last before it moves them, and so its result lies in memory
+    order = tuple(range(result.rank))
+    return permute(permute(result, (*order[1:], 0)), (order[-1], *order[:-1]))
 
 
 def _last(x: Node, dim: int) -> Node:
@@ -328,6 +333,14 @@ def _row(x: Any, dim: int | None, op: str) -> None:
         check_row(math.prod(x.shape) if dim is None else x.shape[dim_in(dim, len(x.shape), op)], op)
 
 
+def _within(x: Any, k: Any, dim: int, op: str, least: int) -> Any:
+    """How long the row is, of which k elements, or the k-th, are asked for."""
+    n = x.shape[dim_in(dim, len(x.shape), op)] if len(x.shape) else 1
+    if not least <= k <= n:
+        raise BadArgument(op=op, name="k", rule=f"in [{least}, {n}]", got=k, hint="")
+    return n
+
+
 @spells("torch.sort", "Tensor.sort")
 def sort_(input, dim=-1, descending=False, stable=False):
     _row(input, dim, "sort")
@@ -349,12 +362,16 @@ def msort(input):
 @spells("torch.topk", "Tensor.topk")
 def topk_(input, k, dim=-1, largest=True, sorted=True):
     _row(input, dim, "topk")
+    _within(input, k, dim, "topk", 0)
     return torch.return_types.topk(topk(input, k, dim, largest))
 
 
 @spells("torch.kthvalue", "Tensor.kthvalue")
 def kthvalue_(input, k, dim=-1, keepdim=False):
-    one = selected if len(input.shape) and input.shape[dim_in(dim, len(input.shape), "kthvalue")] > MOST else kthvalue
+    n = _within(input, k, dim, "kthvalue", 1)
+    one = selected if n > MOST and dtype_of(input.dtype).bits <= 32 else kthvalue
+    if one is kthvalue:
+        _row(input, dim, "kthvalue")
     return torch.return_types.kthvalue(one(input, k, dim, keepdim))
 
 

@@ -112,10 +112,12 @@ def div(input, other, *, rounding_mode=None):
 
 @spells("torch.round", "Tensor.round", "torch.special.round")
 def round(input, *, decimals=0):
-    scale = 10.0 ** abs(decimals)
-    if decimals < 0:
-        return ops.round(input / scale) * scale
-    return ops.round(input * scale) / scale if decimals else ops.round(input)
+    if not decimals:
+        return ops.round(input)
+    scale, dtype = 10.0 ** abs(decimals), dtype_of(input.dtype)
+    input = ops.cast(input, dtype.computed) if dtype.is_float else input  # it is rounded once
+    found = ops.round(input / scale) * scale if decimals < 0 else ops.round(input * scale) / scale
+    return ops.cast(found, dtype) if dtype.is_float else found
 
 
 @spells("torch.is_conj", "Tensor.is_conj", "torch.is_neg", "Tensor.is_neg")
@@ -512,10 +514,19 @@ def unbind(input, dim=0):
     return tuple(ops.select(input, dim, i) for i in range(_number(input.shape[dim])))
 
 
+def _listed(indices: Sequence) -> Any:
+    """A list of numbers, or of tensors, as an index."""
+    if any(hasattr(k, "dtype") for k in indices):
+        return ops.stack(list(indices))
+    return SPELLINGS["torch.tensor"](list(indices), **({} if indices else {"dtype": torch.int64}))
+
+
 @spells("Tensor.__getitem__")
 def getitem(self, key):
     """x[...]: ints, slices, None, Ellipsis and index tensors, as torch reads them."""
     keys = key if isinstance(key, tuple) else (key,)
+    if isinstance(key, list) and not all(isinstance(k, int) for k in key):
+        keys = tuple(key)  # as torch does
     taken = len([k for k in keys if k is not None and k is not Ellipsis])
     if taken > len(self.shape):
         raise BadArgument(op="x[...]", name="the indices", rule=f"{len(self.shape)} at most", got=taken, hint="")
@@ -530,7 +541,7 @@ def getitem(self, key):
         elif hasattr(k, "dtype") and not k.shape:  # selects, as a number does
             x = ops.index([x, k], (dim,), dim)
         elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
-            picked[dim], dim = k if hasattr(k, "dtype") else SPELLINGS["torch.tensor"](k), dim + 1
+            picked[dim], dim = k if hasattr(k, "dtype") else _listed(k), dim + 1
         elif isinstance(k, bool):
             raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
         else:

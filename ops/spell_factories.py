@@ -58,7 +58,9 @@ def new_full(self, size, fill_value, **options):
 
 @spells("torch.arange")
 def arange(*bounds, start=0, end=None, step=1, **options):
-    if len(bounds) == 1:
+    if len(bounds) == 1 and end is not None:
+        start = bounds[0]
+    elif len(bounds) == 1:
         end = bounds[0]
     elif bounds:
         start, end, step = (*bounds, step)[:3]

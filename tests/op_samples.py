@@ -27,6 +27,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.testing._comparison import default_tolerances
 from torch.utils._pytree import tree_leaves
 
 from fusedsl import fuse
@@ -69,8 +70,7 @@ def name_of(info: Any) -> str:
 
 
 def tolerance_of(info: Any, dtype: torch.dtype) -> dict[str, float]:
-    """The widest tolerance that torch's own tests on the CPU grant the function, the usual one at least."""
-    from torch.testing._comparison import default_tolerances
+    """The widest tolerance that torch's own tests on the CPU grant the function."""
     from torch.testing._internal.common_device_type import toleranceOverride
 
     granted = [
@@ -79,8 +79,7 @@ def tolerance_of(info: Any, dtype: torch.dtype) -> dict[str, float]:
         for tolerance in getattr(decorated, "decorators", (decorated,)) if isinstance(tolerance, toleranceOverride)
         if dtype in tolerance.d
     ]  # fmt: skip
-    rtol, atol = default_tolerances(dtype)
-    return {"rtol": max([rtol, *(t.rtol for t in granted)]), "atol": max([atol, *(t.atol for t in granted)])}
+    return {key: max((getattr(each, key) for each in granted), default=0.0) for key in ("rtol", "atol")}
 
 
 def outcomes(info: Any, every: int = 1) -> Iterator[Outcome]:
@@ -147,8 +146,10 @@ def difference(found: Any, wanted: Any, tolerance: dict[str, float], is_open: bo
             if is_open and (a.shape, a.dtype) == (b.shape, b.dtype):
                 continue
         try:
-            floats = isinstance(b, torch.Tensor) and b.is_floating_point()
-            granted: Any = tolerance if floats else {}
+            granted: Any = {}
+            if isinstance(b, torch.Tensor) and b.is_floating_point():  # the usual tolerance at least
+                usual = dict(zip(("rtol", "atol"), default_tolerances(b.dtype), strict=True))
+                granted = {key: max(usual[key], tolerance.get(key, 0.0)) for key in usual}
             torch.testing.assert_close(a, b, equal_nan=True, **granted)
         except AssertionError as error:
             return str(error).replace("\n", " ")

@@ -877,8 +877,8 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "iota": _numbers, "arange": _numbers, "linspace": _numbers, "logspace": _numbers, "eye": _numbers,
     "full": _filled, "zeros": _filled, "ones": _filled, "next_float": _next_float, "histc": _binned,
     "powers": _powers,
-    "random_uniform": _random, "random_normal": _random, "random_integers": _random,
-    "topk": _ranked, "kthvalue": _ranked, "selected": _ranked,
+    "random_uniform": _random, "random_exponential": _random, "random_normal": _random, "random_integers": _random,
+    "topk": _ranked, "kthvalue": _ranked,
     "quantile": _quantile, "nanquantile": _quantile,
     "scatter": _scatter, "scatter_add": _scatter, "scatter_reduce": _scatter, "index_add": _rows, "index_copy": _rows,
     "index_reduce": _rows, "index_fill": _rows, "index_put": _index_put, "select_scatter": _select_scatter,
@@ -887,9 +887,9 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "tril_indices": _triangle, "triu_indices": _triangle,
 }  # fmt: skip
 
-# What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, and of
-# bits float64 has others.
-NOT_DRAWN = {"input", "const", "size", "indices", "ordered"}
+# What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
+# float64 has others, and what reads a row dozens of times takes seconds to plan.
+NOT_DRAWN = {"input", "const", "size", "indices", "ordered", "selected"}
 
 
 def drawable(names: Collection[str] | None = None) -> list[list[str]]:

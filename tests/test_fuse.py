@@ -333,3 +333,13 @@ def test_results_are_tensors_of_their_own():
         assert [each.stride() for each in found] == [each.stride() for each in wanted]
         assert len({each.data_ptr() for each in found}) == len(found)
         assert [each is x for each in found] == [each is x for each in wanted]
+
+
+def test_an_index_is_checked_where_it_is_used():
+    """In what is padded the nearest pixel, counted backwards, would have a place below 0."""
+    x = torch.randn(2, 3, 4)
+
+    def f(x):
+        return F.pad(F.interpolate(x, size=7).flip(-1), (0, 3))
+
+    assert torch.equal(fuse(f)(x), f(x))

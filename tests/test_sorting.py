@@ -133,3 +133,12 @@ def test_rows_that_are_too_long_are_told():
         f(torch.zeros(MOST + 1))
     with pytest.raises(DataDependent):
         fuse(lambda x: torch.unique(x))(torch.zeros(3))
+
+
+@pytest.mark.parametrize("size", [(5, 4), (70, 3), (3000, 2)])
+def test_nanmedian_along_the_first_dimension(size):
+    x = torch.randn(size)
+    x[0, 1] = NAN
+    values, places = fuse(lambda x: x.nanmedian(0))(x)
+    wanted = x.nanmedian(0)
+    assert torch.equal(values, wanted.values) and torch.equal(places, wanted.indices)

@@ -21,14 +21,18 @@ from ..types import Type
 
 
 def simplify(graph: Graph) -> Graph:
-    """The graph with every rule below applied wherever it fits. Outputs stay tensors of their own: one that turns out
-    to be an input, or another output, is copied."""
-    simple = rewrite(graph, RULES)
+    """The graph with every rule below applied wherever it fits."""
+    return apart(rewrite(graph, RULES), graph)
+
+
+def apart(graph: Graph, before: Graph) -> Graph:
+    """The graph with outputs that are tensors of their own, as they were: one that has turned out to be an input, or
+    another output, is copied."""
     outputs: list[Node] = []
-    for node in simple.outputs:
-        copied = node in outputs or (node.op is ops.input and node not in graph.outputs)
+    for node, old in zip(graph.outputs, before.outputs, strict=True):
+        copied = node in outputs or (node.op is ops.input and old.op is not ops.input)
         outputs.append(build(ops.clone, (node,), {}) if copied else node)
-    return replace(simple, outputs=tuple(outputs))
+    return replace(graph, outputs=tuple(outputs))
 
 
 def _known(node: Node | None) -> Any:

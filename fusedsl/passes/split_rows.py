@@ -8,19 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..index import Index, Poly, Variable, divide_exactly, poly, sole_atom
-from ..lower import Origin, Write, rename
+from ..index import Atom, Index, Poly, Variable, divide_exactly, poly, sole_atom
+from ..lower import Origin, Refusal, Write, rename
 from ..scalar import Expr, walk
+from ..schedule import check
+from .unify_axes import unify_axes
+
+FEW = 8
 
 
 def split_rows(writes: list[Write], origin: Origin | None = None) -> list[Write]:
-    """The writes with every such axis split."""
+    """The writes with every such axis split, unless no kernel could hold them then, as the groups of a row that is not
+    resident are reduced apart from it, and there are so few groups that each may as well read the row again."""
     for axis, size in _cuts(writes):
         groups = divide_exactly(axis.extent, size)
         if groups is not None:
             group, place = Variable(axis.name, groups), Variable(axis.name, size)
-            writes = rename(writes, {axis: poly(group) * size + place}, origin)
+            mapping: dict[Atom, Index] = {axis: poly(group) * size + place}
+            few = isinstance(groups, int) and groups <= FEW
+            if not few or _fits(rename(writes, mapping)):
+                writes = rename(writes, mapping, origin)
     return writes
+
+
+def _fits(writes: list[Write]) -> bool:
+    try:
+        check(unify_axes(writes))
+    except Refusal:
+        return False
+    return True
 
 
 def _cuts(writes: Sequence[Write]) -> list[tuple[Variable, Index]]:
