@@ -33,7 +33,7 @@ from fusedsl.errors import (
 )
 from fusedsl.index import Index, Symbol, Variable, evaluate, poly, replace
 from fusedsl.interpret import Machine, interpret
-from fusedsl.ir import OPS, SPELLINGS, Graph, Node, Op, build, intern
+from fusedsl.ir import OPS, SPELLINGS, Graph, Node, Op, build, intern, topological
 from fusedsl.ops.helpers import HELPERS, filled
 from fusedsl.trace import trace
 from fusedsl.types import STORED, DType, Type, dtype
@@ -63,7 +63,7 @@ class Call:
         """What torch is called with."""
         if isinstance(argument, Node):
             machine = Machine(self.builder.sizes)
-            for node in self.builder.unknown(argument):
+            for node in topological([argument], self.builder.values):
                 self.builder.values[node] = machine.run(node, [self.builder.values[a] for a in node.inputs])
             value = self.builder.values[argument]
             return value if argument.type.weak else machine.tensor(value, argument)

@@ -4,6 +4,9 @@ Extents are powers of two, so that everybody's tiles divide them and no tail is 
 a chain, or for a part of it, it is left out.
 """
 
+# pyright: reportMissingImports=false
+# Liger is there where somebody asks for it.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
