@@ -110,7 +110,7 @@ def _block_diag(tensors: Sequence[Node]) -> Node:
         if t.rank > 2:
             raise BadArgument(op="block_diag", name="each tensor", rule="of two dimensions at most",
                               got=show_shape(t.shape), hint="")  # fmt: skip
-    dt = common([Type(t.dtype, (1,)) for t in tensors], "block_diag")  # of no dims or of two, all count alike
+    dt = common([t.type for t in tensors], "block_diag")
     blocks = [reshape(ir.cast(t, dt), (1,) * (2 - t.rank) + t.shape) for t in tensors]
     total: Index = 0
     for block in blocks:
