@@ -222,10 +222,10 @@ def index(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
 def _index_select(x: Node, index: Node, dim: int) -> Node:
     if index.rank > 1:
         raise BadArgument(op="index_select", name="index", rule="a vector", got=show_shape(index.shape), hint="")
-    if not x.rank:
-        x = unsqueeze(x, 0)
-        return squeeze(pick([x, index if index.rank else unsqueeze(index, 0)], (0,), 0), 0)
-    return pick([x, index if index.rank else unsqueeze(index, 0)], (dim,), dim)
+    index = index if index.rank else unsqueeze(index, 0)
+    if x.rank:
+        return pick([x, index], (dim,), dim)
+    return squeeze(pick([unsqueeze(x, 0), index], (0,), 0), 0)
 
 
 @declare(expand=_index_select)

@@ -337,10 +337,11 @@ def random_(input, *args, generator=None, **named):
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
 
-def _chance(p: Any, op: str) -> Any:
+def _drops(p: Any, training: bool, op: str) -> bool:
+    """Whether anything may be dropped."""
     if p < 0 or p > 1:
         raise BadArgument(op=op, name="p", rule="a probability, in [0, 1]", got=p, hint="")
-    return p
+    return training and p != 0
 
 
 def _kept(x: Any, p: Any, size: Sequence[Any]) -> Any:
@@ -356,16 +357,14 @@ def _over_channels(x: Any, op: str) -> tuple:
 
 @spells("F.dropout", "torch.dropout")
 def dropout(input, p=0.5, training=True, inplace=False, *, train=None):
-    if _chance(p, "dropout") == 0 or not (training if train is None else train):
-        return input
-    return input * _kept(input, p, input.shape)
+    drops = _drops(p, training if train is None else train, "dropout")
+    return input * _kept(input, p, input.shape) if drops else input
 
 
 @spells("torch.feature_dropout", "F.dropout2d")
 def feature_dropout(input, p=0.5, training=True, inplace=False, *, train=None):
-    if _chance(p, "dropout") == 0 or not (training if train is None else train):
-        return input
-    return input * _kept(input, p, _over_channels(input, "feature_dropout"))
+    drops = _drops(p, training if train is None else train, "feature_dropout")
+    return input * _kept(input, p, _over_channels(input, "feature_dropout")) if drops else input
 
 
 @spells("F.dropout1d")
@@ -401,16 +400,14 @@ def _alpha_dropout(x: Any, p: Any, size: Sequence[Any]) -> Any:
 
 @spells("F.alpha_dropout", "torch.alpha_dropout")
 def alpha_dropout(input, p=0.5, training=False, inplace=False, *, train=None):
-    if _chance(p, "alpha_dropout") == 0 or not (training if train is None else train):
-        return input
-    return _alpha_dropout(input, p, input.shape)
+    drops = _drops(p, training if train is None else train, "alpha_dropout")
+    return _alpha_dropout(input, p, input.shape) if drops else input
 
 
 @spells("F.feature_alpha_dropout", "torch.feature_alpha_dropout")
 def feature_alpha_dropout(input, p=0.5, training=False, inplace=False, *, train=None):
-    if _chance(p, "feature_alpha_dropout") == 0 or not (training if train is None else train):
-        return input
-    return _alpha_dropout(input, p, _over_channels(input, "feature_alpha_dropout"))
+    drops = _drops(p, training if train is None else train, "feature_alpha_dropout")
+    return _alpha_dropout(input, p, _over_channels(input, "feature_alpha_dropout")) if drops else input
 
 
 @spells("F.rrelu", "torch.rrelu")
