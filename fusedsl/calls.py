@@ -1,4 +1,4 @@
-"""A plan on the CPU as one Python function: what a call does once its arguments are read.
+"""A plan as one Python function: what a call does once its arguments are read.
 
 It allocates the outputs and launches the kernels, whose machine code, constant arguments and grids are bound to it. Of
 the microseconds that a call of a small kernel takes, this leaves what must be done anew: addresses and allocation.
@@ -18,9 +18,10 @@ from .codegen.cpu.launch import Kernel
 from .codegen.ttir import ttir_of
 from .ir import Node
 from .layout import contiguous_strides
-from .runtime import code_of, counters
+from .runtime import carried, code_of, counters
 
 if TYPE_CHECKING:
+    from .codegen.triton import Parameter
     from .plan import Plan, Step
 
 Run = Callable[[Sequence[Any]], list[torch.Tensor]]
@@ -45,9 +46,11 @@ def _large_pages(tensor: torch.Tensor) -> None:
         _libc.madvise(first, end - first, _MADV_HUGEPAGE)
 
 
-def native_call(plan: Plan) -> Run:
-    """The function from a graph's inputs to its outputs. It raises AssertionError where a kernel's check fails."""
-    return _Writer(plan).function()
+def call_of(plan: Plan, device: torch.device) -> Run:
+    """The function from a graph's inputs on a device to its outputs there, on the device's current stream.
+
+    On the CPU it raises AssertionError where a kernel's check fails."""
+    return (_OnCPU if device.type == "cpu" else _OnGPU)(plan, device).function()
 
 
 def kernel_of(step: Step, signature: Mapping[str, str], tiles: Mapping[str, int]) -> Kernel:
@@ -79,11 +82,9 @@ def native_text(kernel: Kernel, stage: str) -> str:
 class _Writer:
     """Writes the function's text; what it refers to are constants of the function."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.constants: dict[str, Any] = {
-            "empty": torch.empty_strided, "large_pages": _large_pages, "counters": counters,
-        }  # fmt: skip
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self.plan, self.device = plan, device
+        self.constants: dict[str, Any] = {"empty": torch.empty_strided, "counters": counters}
         self.lines: list[str] = []
         self.names: dict[Node, str] = {}
 
@@ -117,25 +118,35 @@ class _Writer:
         if node in self.names:
             return
         name = self.names[node] = f"t{len(self.names)}"
-        dtype = self.constant(node.dtype.torch)
-        self.lines.append(f"{name} = empty({tuple(shape)}, {tuple(strides)}, dtype={dtype})")
-        if math.prod(shape) * node.dtype.bytes >= LARGE:
-            self.lines.append(f"large_pages({name})")
+        how = self.how(node)
+        self.lines.append(f"{name} = empty({tuple(shape)}, {tuple(strides)}, {how})")
+        self.allocated(name, math.prod(shape) * node.dtype.bytes)
+
+    def how(self, node: Node) -> str:
+        """The keywords of its allocation."""
+        return f"dtype={self.constant(node.dtype.torch)}"
+
+    def allocated(self, name: str, size: int) -> None:
+        """What is done with memory of so many bytes before kernels run."""
 
     def launch(self, at: int, step: Step) -> None:
-        plan = self.plan
-        fixed = plan.fixed[at]
-        given = []
-        for p in step.parameters:
-            if p.kind == "pointer":
-                given.append(f"{self.names[_node(p)]}.data_ptr()")
-            elif p.kind == "number":
-                given.append(self.names[_node(p)])
-            elif p.kind != "tile":
-                given.append(str(fixed[p.name]))
-        # What is stored through was allocated above, and overlaps nothing.
-        native = self.constant(kernel_for(plan, at).form(True))
-        self.lines.append(f"{native}(({', '.join(given)},), {plan.grids[at]})")
+        raise NotImplementedError
+
+    def arguments(self, at: int, step: Step) -> list[str]:
+        """What a step's parameters are given; tensors by their address."""
+        fixed, tiles = self.plan.fixed[at], dict(self.plan.configs[at].tiles)
+        given = {"pointer": self.address, "number": self.name_of}
+        return [
+            given[p.kind](p) if p.kind in given else str(tiles[p.name] if p.kind == "tile" else fixed[p.name])
+            for p in step.parameters
+        ]
+
+    def name_of(self, parameter: Parameter) -> str:
+        assert parameter.buffer is not None, parameter
+        return self.names[parameter.buffer.node]
+
+    def address(self, parameter: Parameter) -> str:
+        return f"{self.name_of(parameter)}.data_ptr()"
 
     def results(self) -> list[str]:
         plan = self.plan
@@ -146,6 +157,71 @@ class _Writer:
         ]
 
 
-def _node(parameter: Any) -> Node:
-    assert parameter.buffer is not None, parameter
-    return parameter.buffer.node
+class _OnCPU(_Writer):
+    """Launches machine code of ours."""
+
+    def allocated(self, name: str, size: int) -> None:
+        if size >= LARGE:
+            self.lines.append(f"{self.constant(_large_pages)}({name})")
+
+    def launch(self, at: int, step: Step) -> None:
+        given = [a for a, p in zip(self.arguments(at, step), step.parameters, strict=True) if p.kind != "tile"]
+        # What is stored through was allocated above, and overlaps nothing.
+        native = self.constant(kernel_for(self.plan, at).form(True))
+        self.lines.append(f"{native}(({', '.join(given)},), {self.plan.grids[at]})")
+
+
+class _OnGPU(_Writer):
+    """Launches what Triton's JIT compiles. Of all that the JIT looks at in every launch, only how addresses are aligned
+    can differ between the calls of a plan: sizes, strides, dtypes and tiles are the plan's."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        super().__init__(plan, device)
+        self.addresses: dict[Node, str] = {}
+
+    def how(self, node: Node) -> str:
+        return f"{super().how(node)}, device={self.constant(self.device)}"
+
+    def launch(self, at: int, step: Step) -> None:
+        pointers = {p.name: p for p in step.parameters if p.kind == "pointer"}
+        given = self.arguments(at, step)  # names the addresses
+        kernels = _Kernels(self.plan, at, self.device)
+        known, compiled = self.constant(kernels.known.get), self.constant(kernels.compiled)
+        tensors = "".join(f"{self.name_of(p)}, " for p in pointers.values())
+        alignment = "".join(f"{self.address(p)} & 15, " for p in pointers.values())
+        self.lines.append(f"aligned = ({alignment})")
+        self.lines.append(f"({known}(aligned) or {compiled}(aligned, ({tensors})))({', '.join(given)})")
+
+    def address(self, parameter: Parameter) -> str:
+        assert parameter.buffer is not None, parameter
+        node = parameter.buffer.node
+        if node not in self.addresses:
+            name = self.addresses[node] = f"p{len(self.addresses)}"
+            self.lines.append(f"{name} = {self.names[node]}.data_ptr()")
+        return self.addresses[node]
+
+
+class _Kernels:
+    """A step's kernels on one GPU by the alignment of what its pointers are given, each with its grid."""
+
+    def __init__(self, plan: Plan, at: int, device: torch.device) -> None:
+        self.step, self.config, self.grid, self.fixed = (
+            plan.program.steps[at], plan.configs[at], plan.grids[at], plan.fixed[at],
+        )  # fmt: skip
+        self.function, self.device = self.step.function(plan.target), device
+        self.known: dict[tuple[int, ...], Callable[..., None]] = {}
+
+    def compiled(self, aligned: tuple[int, ...], tensors: Sequence[torch.Tensor]) -> Callable[..., None]:
+        pointers, tiles = iter(tensors), dict(self.config.tiles)
+        arguments = {
+            p.name: carried(next(pointers)) if p.kind == "pointer" else 1 if p.kind == "number"
+            else tiles[p.name] if p.kind == "tile" else self.fixed[p.name]
+            for p in self.step.parameters
+        }  # fmt: skip
+        with torch.cuda.device(self.device):
+            kernel = self.function.warmup(
+                **arguments, grid=self.grid, num_warps=self.config.num_warps, num_stages=self.config.num_stages,
+                enable_fp_fusion=True,
+            )  # fmt: skip
+            launch = self.known[aligned] = kernel[self.grid]
+        return launch

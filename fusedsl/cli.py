@@ -205,6 +205,42 @@ def cpu(
                 typer.echo(line)
 
 
+class Float(StrEnum):
+    """A dtype of the workload table."""
+
+    f32, f16, bf16 = "f32", "f16", "bf16"
+
+
+@bench.command()
+def gpu(
+    names: Annotated[list[str] | None, typer.Argument(help="Of these workloads only.")] = None,
+    dtype: Annotated[list[Float], typer.Option(help="In these dtypes.")] = [Float.bf16],  # noqa: B006
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Beside torch.compile, too.")] = True,
+) -> None:
+    """Print how fast the published chains are on this computer's GPU.
+
+    us: the device's time for a call, the median of three rounds in which contenders take turns. of copy: the bytes that
+    must move over that time, as a share of the speed of a large copy. eager, compile: their time over ours. launches:
+    ours and torch.compile's. Last: what a small call costs the host.
+    """
+    import torch
+
+    from . import gpu_bench
+    from .workloads import WORKLOADS
+
+    for name in names or ():
+        if name not in {workload.name for workload in WORKLOADS}:
+            raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("there is no GPU here; `fusedsl bench workloads` and `peers` need none")
+    typer.echo("  ".join(gpu_bench.HEAD))
+    for row in gpu_bench.rows(names or (), [gpu_bench.DTYPES[each.value] for each in dtype], compiled):
+        cells = zip(row, gpu_bench.HEAD, strict=True)
+        typer.echo("  ".join(cell.ljust(len(title)) for cell, title in cells).rstrip())
+    for line in gpu_bench.host_lines():
+        typer.echo(line)
+
+
 class Peer(StrEnum):
     """Whose kernels ours are compared with."""
 

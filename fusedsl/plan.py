@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from . import runtime
-from .calls import Run, native_call
+from .calls import Run, call_of
+from .codegen import interpreter
 from .codegen.expr import CARRIED
 from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
@@ -166,6 +167,7 @@ class Plan:
         output_shapes: Sequence[Sequence[int]],
     ) -> None:
         self.program, self.sizes, self.target = program, dict(sizes), target
+        self._calls: dict[torch.device, Run] = {}
         self.graph = original
         self._input_strides = dict(zip(program.graph.inputs, input_strides, strict=True))
         self.output_strides = [tuple(s) for s in output_strides]
@@ -336,36 +338,44 @@ class Plan:
         return values
 
     def run(self, values: Sequence[Any], device: torch.device, hooks: Any = None) -> list[torch.Tensor]:
-        """Launches every kernel; returns the graph's outputs. values: the graph's inputs in order."""
-        if self.target == "cpu" and hooks is None:
-            return self._on_cpu(values)
+        """Launches every kernel; returns the graph's outputs. values: the graph's inputs in order.
+
+        On the CPU a plan for a GPU is interpreted, and so is one with hooks, which see every access."""
+        if device.type == "cpu" and (self.target != "cpu" or hooks is not None):
+            return self._interpreted(values, hooks)
+        call = self._calls.get(device)
+        if call is None:
+            call = self._calls[device] = call_of(self, device)
+        if device.type == "cpu":
+            return self._on_cpu(call, values)
+        if device.index == torch.cuda.current_device():
+            return call(values)
+        with torch.cuda.device(device):
+            return call(values)
+
+    def _on_cpu(self, call: Run, values: Sequence[Any]) -> list[torch.Tensor]:
+        try:
+            return call(values)
+        except AssertionError as error:  # a kernel's device_assert
+            raise self._out_of_range(error, [step.kernel for step in self.program.steps]) from error
+
+    def _interpreted(self, values: Sequence[Any], hooks: Any) -> list[torch.Tensor]:
         program = self.program
         memory: dict[Node, Any] = dict(zip(program.graph.inputs, values, strict=True))
         for node, shape, strides in zip(program.graph.outputs, self.held_shapes, self.output_strides, strict=True):
             if node not in memory:
-                memory[node] = torch.empty_strided(shape, strides, dtype=node.dtype.torch, device=device)
+                memory[node] = torch.empty_strided(shape, strides, dtype=node.dtype.torch)
         for node in program.intermediates:
-            memory[node] = torch.empty(self.shape_of(node), dtype=node.dtype.torch, device=device)
+            memory[node] = torch.empty(self.shape_of(node), dtype=node.dtype.torch)
         for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self.fixed, strict=True):
             if grid[0]:
-                self._launch(step, config, grid, _arguments(step, memory, fixed), device, hooks)
+                self._interpret(step, config, grid, _arguments(step, memory, fixed), hooks)
         return [
             memory[o] if shape == held else memory[o].as_strided(shape, strides)
             for o, shape, held, strides in zip(
                 program.graph.outputs, self.output_shapes, self.held_shapes, self.output_strides, strict=True
             )
         ]
-
-
-    @cached_property
-    def _native(self) -> Run:
-        return native_call(self)
-
-    def _on_cpu(self, values: Sequence[Any]) -> list[torch.Tensor]:
-        try:
-            return self._native(values)
-        except AssertionError as error:  # a kernel's device_assert
-            raise self._out_of_range(error, [step.kernel for step in self.program.steps]) from error
 
     def _out_of_range(self, error: AssertionError, kernels: Sequence[Kernel]) -> Exception:
         """What a kernel's failed check means to the user."""
@@ -374,11 +384,11 @@ class Plan:
         lines = (_line_of_check(kernel) for kernel in kernels)
         return IndexOutOfRange(name=self.graph.name, line=next(filter(None, lines), None))
 
-    def _launch(
-        self, step: Step, config: Config, grid: Grid, arguments: dict[str, Any], device: torch.device, hooks: Any
-    ) -> None:
+    def _interpret(self, step: Step, config: Config, grid: Grid, arguments: dict[str, Any], hooks: Any) -> None:
+        runtime.counters.launches += 1
+        given = {name: runtime.carried(value) for name, value in arguments.items()}
         try:
-            runtime.launch(step.function(self.target), grid, arguments, config, device, hooks)
+            interpreter.launch(step.function(self.target), grid, {**given, **dict(config.tiles)}, hooks)
         except AssertionError as error:  # the interpreter's device_assert
             raise self._out_of_range(error, [step.kernel]) from error
 

@@ -1,4 +1,4 @@
-"""From Triton source to a launch: modules on disk, compiled kernels in memory, one door per device.
+"""From Triton source to a function: modules on disk, functions in memory, and the target of a device.
 
 A kernel's source is kept as a module in the user's cache directory under the hash of its text. Files are written beside
 their place and renamed into it, so a kill leaves either the whole file or none, and any number of processes may
@@ -11,17 +11,14 @@ import hashlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .codegen import interpreter
 from .codegen.cpu import cache
 from .codegen.expr import CARRIED
-from .codegen.tile import Config
 from .errors import UnsupportedDevice
 from .options import Options
 from .types import dtype
@@ -101,29 +98,8 @@ def target_of(device: torch.device) -> str:
                             hint="Move them with .to(device); a meta tensor can be planned, not run.")  # fmt: skip
 
 
-def _carried(value: Any) -> Any:
+def carried(value: Any) -> Any:
     """A tensor as the kernel takes it: types that not every target knows are passed as bits."""
     if isinstance(value, torch.Tensor) and dtype(value.dtype).name in CARRIED:
         return value.view(torch.uint8)
     return value
-
-
-def launch(
-    function: Any,
-    grid: tuple[int, int, int],
-    arguments: Mapping[str, Any],
-    config: Config,
-    device: torch.device,
-    hooks: Any = None,
-) -> None:
-    """Runs a kernel on the current stream of the device, without waiting for it."""
-    counters.launches += 1
-    tiles = dict(config.tiles)
-    arguments = {name: _carried(value) for name, value in arguments.items()}
-    if device.type == "cpu":
-        interpreter.launch(function, grid, {**arguments, **tiles}, hooks)  # machine code is launched by calls.py
-        return
-    with torch.cuda.device(device):
-        function[grid](
-            **arguments, **tiles, num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True
-        )

@@ -29,8 +29,8 @@ class Tensor:
         if device == "meta":
             return torch.empty(self.shape, dtype=torch.int64 if self.below else dtype, device="meta")
         if self.below:
-            return torch.randint(0, self.below, self.shape, generator=generator)
-        return torch.randn(self.shape, generator=generator).to(dtype)
+            return torch.randint(0, self.below, self.shape, generator=generator, device=device)
+        return torch.randn(self.shape, generator=generator, device=device).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Workload:
     loads: float = 1.02
 
     def args(self, dtype: torch.dtype, device: str = "meta", small: bool = False) -> Args:
-        generator = torch.Generator().manual_seed(0) if device != "meta" else None
+        generator = torch.Generator(device).manual_seed(0) if device != "meta" else None
         return tuple(t.make(dtype, device, generator) for t in (self.small if small else self.shapes))
 
 

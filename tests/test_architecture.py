@@ -65,6 +65,7 @@ ORDER = [
     "fusedsl.cpu_kernels",
     "fusedsl.cpu_bench",
     "fusedsl.cpu_profile",
+    "fusedsl.gpu_bench",
     "fusedsl.peers.*",
     "fusedsl",
     "fusedsl.cli",

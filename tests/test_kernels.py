@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -21,24 +22,33 @@ CPU = torch.device("cpu")
 SEED = int(os.environ.get("FUSEDSL_SEED", "0"))
 
 
-def plan_of(case: Case, safe: bool = False) -> Plan:
+def plan_of(case: Case, safe: bool = False, device: torch.device = CPU) -> Plan:
     sizes = sizes_of(case.graph, case.inputs)
-    return Planner(case.graph, optimise(case.graph)).plan(case.inputs, sizes, CPU, safe=safe)
+    return Planner(case.graph, optimise(case.graph)).plan(case.inputs, sizes, device, safe=safe)
 
 
-def assert_means_the_same(case: Case, safe: bool = False) -> None:
-    """Fused outputs against eager ones and against f64, by the rule of acceptance; places of NaN and inf as eager's."""
+def assert_means_the_same(case: Case, safe: bool = False, device: torch.device = CPU) -> None:
+    """Fused outputs against eager ones and against f64, by the rule of acceptance; places of NaN and inf as eager's.
+    Only ours are computed on the device."""
     sizes = sizes_of(case.graph, case.inputs)
     eager = interpret(case.graph, case.inputs, sizes)
     exact = interpret(case.graph, case.inputs, sizes, dtype=torch.float64)
-    fused = plan_of(case, safe).run(case.inputs, CPU)
-    for ours, theirs, truth in zip(fused, eager, exact, strict=True):
+    fused = plan_of(case, safe, device).run([on(device, value) for value in case.inputs], device)
+    for ours, theirs, truth in zip((on(CPU, each) for each in fused), eager, exact, strict=True):
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
         assert significant_strides(ours) == significant_strides(theirs)
         if ours.dtype.is_floating_point:
             assert_close(ours.double(), theirs.double(), truth.double(), torch.finfo(ours.dtype).eps)
         else:
             assert torch.equal(ours, theirs)
+
+
+def on(device: torch.device, value: Any) -> Any:
+    """A tensor on the device as it lies in memory, with what lies around it."""
+    if not isinstance(value, torch.Tensor) or value.device == device:
+        return value
+    memory = value.as_strided((value.untyped_storage().nbytes() // value.itemsize,), (1,), 0)
+    return memory.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, truth: torch.Tensor, eps: float) -> None:

@@ -1,0 +1,131 @@
+"""What `fusedsl bench gpu` measures: the workload chains on this computer's GPU, beside eager torch and torch.compile.
+
+Times are the device's, by its events, with the L2 cache cleared before every call. Contenders take turns: a round gives
+each one's median, and the rounds another. What a call costs the host is measured apart, where kernels are too small to
+be waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from .api import fuse
+from .workloads import Workload, cases, swiglu
+
+Call = Callable[[], Any]
+
+ROUNDS, WARM, REPEAT = 3, 5, 25  # of a row; milliseconds of a round
+HEAD = ["workload          ", "dtype   ", "us      ", "of copy", "eager   ", "compile ", "launches", "theirs"]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+LARGE = 1 << 29  # bytes of the copy that memory's speed is taken from
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to the same results, ready to be called."""
+
+    name: str
+    call: Call
+
+
+def rows(names: Sequence[str], dtypes: Sequence[torch.dtype], compiled: bool = True) -> Iterator[list[str]]:
+    """A row for each workload (of these names, all if none) and dtype, as soon as it is measured.
+
+    us         a call of ours, microseconds
+    of copy    the bytes that must move, over our time, as a share of the speed of a large copy
+    eager ...  their time over ours
+    launches   of ours; theirs: of torch.compile's kernels"""
+    speed = copy_speed()
+    for workload, dtype in cases():
+        if dtype in dtypes and (not names or workload.name in names):
+            with torch.no_grad():
+                yield _row(workload, dtype, speed, compiled)
+            torch.cuda.empty_cache()
+
+
+def _row(workload: Workload, dtype: torch.dtype, speed: float, compiled: bool) -> list[str]:
+    args = workload.args(dtype, "cuda")
+    fused = fuse(workload.function)
+    calls: list[Call] = [lambda: fused(*args), lambda: workload.function(*args)]
+    if compiled:
+        torch._dynamo.reset()
+        fast = torch.compile(workload.function, dynamic=False)
+        calls.append(lambda: fast(*args))
+    ours, *theirs = device_times(calls)
+    plan = fused.plan(*args)
+    share = plan.compulsory_bytes / ours / speed
+    name, kind = workload.name, str(dtype).removeprefix("torch.")
+    ratios = [f"{each / ours:.2f}" for each in theirs]
+    return [name, kind, f"{ours * 1e6:.1f}", f"{share:.2f}", *ratios, *[""] * (2 - len(ratios)), str(plan.launches),
+            str(kernels_of(calls[-1])) if compiled else ""]  # fmt: skip
+
+
+def copy_speed() -> float:
+    """Bytes a second, read and written, of a copy that no cache holds."""
+    a = torch.empty(LARGE, dtype=torch.uint8, device="cuda").random_()
+    b = torch.empty_like(a)
+    (seconds,) = device_times([lambda: b.copy_(a)])
+    return 2 * LARGE / seconds
+
+
+def device_times(calls: Sequence[Call]) -> list[float]:
+    """Seconds that each call takes the device."""
+    from triton.testing import do_bench
+
+    for call in calls:
+        call()
+    rounds = [
+        [do_bench(call, warmup=WARM, rep=REPEAT, return_mode="median") for call in calls] for _ in range(ROUNDS)
+    ]  # fmt: skip
+    return [median(each) / 1e3 for each in zip(*rounds, strict=True)]
+
+
+def kernels_of(call: Call) -> int:
+    """Launches of kernels by a call, as the device sees them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        torch.cuda.synchronize()
+    return sum(each.count for each in seen.key_averages() if not each.key.startswith(("Memcpy", "Memset", "cuda")))
+
+
+# ---- the host --------------------------------------------------------------------------------------------------------
+
+
+def host_lines(count: int = 4096) -> Iterator[str]:
+    """Microseconds of host time for a call of swiglu on so many elements, the device being faster."""
+    gate, up = torch.randn(2, count, device="cuda").unbind()
+    fused, fast = fuse(swiglu), torch.compile(swiglu, dynamic=False)
+    contenders = [
+        Contender("fused", lambda: fused(gate, up)),
+        Contender("torch.compile", lambda: fast(gate, up)),
+        Contender("eager, two launches", lambda: swiglu(gate, up)),
+        Contender("eager, one launch", lambda: torch.mul(gate, up)),
+    ]
+    with torch.no_grad():
+        times = host_times([each.call for each in contenders])
+    for contender, seconds in zip(contenders, times, strict=True):
+        yield f"a call, {contender.name}: {seconds * 1e6:.1f} us"
+
+
+def host_times(calls: Sequence[Call], turns: int = 500) -> list[float]:
+    """Seconds until each call returns, where it does not wait for the device."""
+    for call in calls:
+        call()
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(2 * ROUNDS + 1):
+        for at, call in enumerate(calls):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(turns):
+                call()
+            found[at].append((time.perf_counter() - start) / turns)
+    return [median(each) for each in found]
