@@ -1,9 +1,11 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
-is long, such as a Bessel function, one. Of resident rows without a mask it loads 12 to 24, weights included: with
-fewer, more threads than need be take part in each reduction; with more, their registers leave a processor half empty.
-What depends on a batch size is left out on purpose: a new batch must not compile a new kernel.
+is long, such as a Bessel function, one. Of resident rows it holds 16: with fewer, more threads than need be take part
+in each reduction; with more, their registers leave a processor half empty. A loop's tile is for 16 warps, so that few
+programs share a processor: the rows that are under way at once should stay in the caches until the next pass reads
+them. docs/gpu.md has the measurements. What depends on a batch size is left out on purpose: a new batch must not
+compile a new kernel.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
 large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.
@@ -11,18 +13,17 @@ large as a cache likes: whole rows that are loaded and stored from end to end, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusedsl.index import evaluate
 from fusedsl.kernel import Assign, Axis, Kernel, Statement
-from fusedsl.schedule import RESIDENT, needs_mask, padded
+from fusedsl.schedule import RESIDENT, padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
-LOADED_PER_THREAD = 12  # at least, of resident rows and of what they share; a mask takes registers, too
+ROW_PER_THREAD, STEP_PER_THREAD = 16, 4  # of resident rows; of a loop's tile that is loaded step by step
 FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
-CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 2048, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
+CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 4096, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
 MOST_ROWS = 4  # for what they share
 PROCESSORS = 132
@@ -73,10 +74,17 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
     held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
-    if cheap and kernel.is_resident and not any(a.role == "block" and needs_mask(a) for a in kernel.axes):
-        total, held = max(total, _loaded(kernel, tiles)), LOADED_PER_THREAD
+    if cheap and kernel.is_resident:
+        held = ROW_PER_THREAD
+    elif cheap and _has_steps(kernel):
+        held = STEP_PER_THREAD
     warps = max(1, min(most * WARP // lanes, _floor_power(total // (held * lanes))))
     return Config(tuple(tiles.items()), warps)
+
+
+def _has_steps(kernel: Kernel) -> bool:
+    """Whether loops stand in a loop over an axis without a tile: each of its steps starts anew."""
+    return any(a.role == "step" for a in kernel.axes)
 
 
 def _is_cheap(statement: Statement) -> bool:
@@ -107,7 +115,8 @@ def _reduction(
     most = (loop // 2 if columns else loop) * min(scale, 8) // (lanes * inner)
     for axis in loops:  # a tile of it may hold whole resident rows
         tile = max(16 if inner == 1 else 1, most)
-        tiles[axis.tile] = min(tile, padded(axis.extent)) if isinstance(axis.extent, int) else tile
+        known = isinstance(axis.extent, int) or _has_steps(kernel)
+        tiles[axis.tile] = min(tile, padded(evaluate(axis.extent, sizes))) if known else tile
 
 
 def _columns(axis: Axis, inner: int, sizes: Mapping[str, int], scale: int) -> int:
@@ -193,11 +202,6 @@ def _rows_to_share(kernel: Kernel, axis: Axis, inner: int) -> int:
     while rows < MOST_ROWS and rows * own < shared and 2 * rows * inner <= MOST:
         rows *= 2
     return rows
-
-
-def _loaded(kernel: Kernel, tiles: Mapping[str, int]) -> int:
-    """Elements that a program loads."""
-    return sum(math.prod(tiles[a.tile] for a in kernel.tiled(load.axes)) for load in _loads(kernel))
 
 
 def _loads(kernel: Kernel) -> list[Assign]:

@@ -219,9 +219,9 @@ def gpu(
 ) -> None:
     """Print how fast the published chains are on this computer's GPU.
 
-    us: the device's time for a call, the median of three rounds in which contenders take turns. of copy: the bytes that
-    must move over that time, as a share of the speed of a large copy. eager, compile: their time over ours. launches:
-    ours and torch.compile's. Last: what a small call costs the host.
+    us: the device's time for a call, the median of three rounds in which contenders take turns. of copy: the time of a
+    copy that moves as many bytes as must move, over that. eager, compile: their time over ours. launches: ours and
+    torch.compile's. Before them: what a small call costs the host.
     """
     import torch
 
@@ -233,12 +233,12 @@ def gpu(
             raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
     if not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU here; `fusedsl bench workloads` and `peers` need none")
+    for line in gpu_bench.host_lines():  # first: once a profiler has counted launches, each takes longer
+        typer.echo(line)
     typer.echo("  ".join(gpu_bench.HEAD))
     for row in gpu_bench.rows(names or (), [gpu_bench.DTYPES[each.value] for each in dtype], compiled):
         cells = zip(row, gpu_bench.HEAD, strict=True)
         typer.echo("  ".join(cell.ljust(len(title)) for cell, title in cells).rstrip())
-    for line in gpu_bench.host_lines():
-        typer.echo(line)
 
 
 class Peer(StrEnum):

@@ -23,7 +23,6 @@ Call = Callable[[], Any]
 ROUNDS, WARM, REPEAT = 3, 5, 25  # of a row; milliseconds of a round
 HEAD = ["workload          ", "dtype   ", "us      ", "of copy", "eager   ", "compile ", "launches", "theirs"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-LARGE = 1 << 29  # bytes of the copy that memory's speed is taken from
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,17 @@ def rows(names: Sequence[str], dtypes: Sequence[torch.dtype], compiled: bool = T
     """A row for each workload (of these names, all if none) and dtype, as soon as it is measured.
 
     us         a call of ours, microseconds
-    of copy    the bytes that must move, over our time, as a share of the speed of a large copy
+    of copy    the time of a copy that moves as many bytes as must move here, over ours
     eager ...  their time over ours
     launches   of ours; theirs: of torch.compile's kernels"""
-    speed = copy_speed()
     for workload, dtype in cases():
         if dtype in dtypes and (not names or workload.name in names):
             with torch.no_grad():
-                yield _row(workload, dtype, speed, compiled)
+                yield _row(workload, dtype, compiled)
             torch.cuda.empty_cache()
 
 
-def _row(workload: Workload, dtype: torch.dtype, speed: float, compiled: bool) -> list[str]:
+def _row(workload: Workload, dtype: torch.dtype, compiled: bool) -> list[str]:
     args = workload.args(dtype, "cuda")
     fused = fuse(workload.function)
     calls: list[Call] = [lambda: fused(*args), lambda: workload.function(*args)]
@@ -57,21 +55,19 @@ def _row(workload: Workload, dtype: torch.dtype, speed: float, compiled: bool) -
         torch._dynamo.reset()
         fast = torch.compile(workload.function, dynamic=False)
         calls.append(lambda: fast(*args))
-    ours, *theirs = device_times(calls)
     plan = fused.plan(*args)
-    share = plan.compulsory_bytes / ours / speed
-    name, kind = workload.name, str(dtype).removeprefix("torch.")
-    ratios = [f"{each / ours:.2f}" for each in theirs]
-    return [name, kind, f"{ours * 1e6:.1f}", f"{share:.2f}", *ratios, *[""] * (2 - len(ratios)), str(plan.launches),
-            str(kernels_of(calls[-1])) if compiled else ""]  # fmt: skip
+    ours, copy, *theirs = device_times([calls[0], a_copy(plan.compulsory_bytes), *calls[1:]])
+    ratios = [f"{each / ours:.2f}" for each in theirs] + [""] * (2 - len(theirs))
+    kernels = str(kernels_of(calls[-1])) if compiled else ""
+    kind = str(dtype).removeprefix("torch.")
+    return [workload.name, kind, f"{ours * 1e6:.1f}", f"{copy / ours:.2f}", *ratios, str(plan.launches), kernels]
 
 
-def copy_speed() -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
-    a = torch.empty(LARGE, dtype=torch.uint8, device="cuda").random_()
+def a_copy(size: int) -> Call:
+    """Moves so many bytes, read and written."""
+    a = torch.empty(size // 2, dtype=torch.uint8, device="cuda").random_()
     b = torch.empty_like(a)
-    (seconds,) = device_times([lambda: b.copy_(a)])
-    return 2 * LARGE / seconds
+    return lambda: b.copy_(a)
 
 
 def device_times(calls: Sequence[Call]) -> list[float]:
@@ -87,14 +83,14 @@ def device_times(calls: Sequence[Call]) -> list[float]:
 
 
 def kernels_of(call: Call) -> int:
-    """Launches of kernels by a call, as the device sees them."""
+    """Kernels that a call runs on the device."""
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         call()
         torch.cuda.synchronize()
-    return sum(each.count for each in seen.key_averages() if not each.key.startswith(("Memcpy", "Memset", "cuda")))
+    return sum(e.device_type.name == "CUDA" and not e.name.startswith("Mem") for e in seen.events() or ())
 
 
 # ---- the host --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """torch's own samples of arguments, for every function in the table that torch's tests use: fused against eager.
 
-`python -m tests.op_samples [NAMES] [--every N] [--show N]` prints how many samples agree, and what the others say. Of a
-sample may come out:
+`python -m tests.op_samples [NAMES] [--every N] [--show N] [--device cuda]` prints how many samples agree, and what the
+others say. Of a sample may come out:
 
 agrees    eager's shapes, dtypes and strides, and its values within the function's own tolerance in that table; or eager
           refuses it as well. Of random numbers and empty tensors no values are compared. Where a function returns the
@@ -69,34 +69,34 @@ def name_of(info: Any) -> str:
     return f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
 
 
-def tolerance_of(info: Any, dtype: torch.dtype) -> dict[str, float]:
-    """The widest tolerance that torch's own tests on the CPU grant the function."""
+def tolerance_of(info: Any, dtype: torch.dtype, device: str) -> dict[str, float]:
+    """The widest tolerance that torch's own tests on the device grant the function."""
     from torch.testing._internal.common_device_type import toleranceOverride
 
     granted = [
         tolerance.d[dtype]
-        for decorated in info.decorators if getattr(decorated, "device_type", None) in (None, "cpu")
+        for decorated in info.decorators if getattr(decorated, "device_type", None) in (None, device)
         for tolerance in getattr(decorated, "decorators", (decorated,)) if isinstance(tolerance, toleranceOverride)
         if dtype in tolerance.d
     ]  # fmt: skip
     return {key: max((getattr(each, key) for each in granted), default=0.0) for key in ("rtol", "atol")}
 
 
-def outcomes(info: Any, every: int = 1) -> Iterator[Outcome]:
+def outcomes(info: Any, every: int = 1, device: str = "cpu") -> Iterator[Outcome]:
     """Of each of a function's samples, or of each that has a number divisible by `every`."""
     for dtype in DTYPES:
-        if dtype not in info.dtypes:
+        if dtype not in info.supported_dtypes(device):
             continue
         try:
-            samples = list(info.sample_inputs("cpu", dtype, requires_grad=False))
+            samples = list(info.sample_inputs(device, dtype, requires_grad=False))
         except Exception:  # it needs what is not here, such as another library
             continue
         for at, sample in enumerate(samples):
             if at % every == 0:
-                yield Outcome(name_of(info), dtype, at, *outcome(info, sample, dtype))
+                yield Outcome(name_of(info), dtype, at, *outcome(info, sample, dtype, device))
 
 
-def outcome(info: Any, sample: Any, dtype: torch.dtype) -> tuple[str, str]:
+def outcome(info: Any, sample: Any, dtype: torch.dtype, device: str) -> tuple[str, str]:
     """What became of a sample, and why."""
     function, name = info.op, name_of(info)
     args, kwargs = (sample.input, *sample.args), sample.kwargs
@@ -124,7 +124,7 @@ def outcome(info: Any, sample: Any, dtype: torch.dtype) -> tuple[str, str]:
         if isinstance(wanted, Exception):
             return "agrees", ""  # what eager refuses may have a result here
         is_open = "empty" in name or bool(fused._entry(tuple(args), kwargs)[0].draws)
-        why = difference(found, wanted, tolerance_of(info, dtype), is_open)
+        why = difference(found, wanted, tolerance_of(info, dtype, device), is_open)
         if why and name in PLACES and leads_to_values(name, args, kwargs, found, wanted):
             why = ""
         if not why:
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of functions; all if none")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth sample only")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="at most so many that disagree, per function")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--part", default="0/1", metavar="K/N", help="the functions with numbers K modulo N")
     asked = parser.parse_args()
     part, parts = map(int, asked.part.split("/"))
@@ -187,7 +188,7 @@ def main() -> None:
     for info in table()[part::parts]:
         if asked.names and info.name not in asked.names:
             continue
-        found = list(outcomes(info, asked.every))
+        found = list(outcomes(info, asked.every, asked.device))
         count = Counter(each.what for each in found)
         if count.total() == count["unknown"]:
             total["functions that are not known"] += 1
