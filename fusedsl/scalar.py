@@ -215,9 +215,17 @@ def _renamed(axis: Variable, mapping: Mapping[Atom, Index]) -> list[Variable]:
     return [axis] if to is None else sorted(variables(to), key=lambda a: a.key)
 
 
-def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
-    """The same operation on other arguments."""
-    return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
+def rebuild(e: Expr, args: tuple[Expr, ...], values: Mapping[Atom, Index] | None = None) -> Expr:
+    """The same operation on other arguments, and on other values in its indices."""
+    if not values:
+        return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
+    return make(e.kind, e.dtype, args, e.op, **{name: _replaced(value, values) for name, value in e._attrs})
+
+
+def _replaced(value: Any, values: Mapping[Atom, Index]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_replaced(v, values) for v in value)
+    return replace(value, values) if isinstance(value, Poly) else value
 
 
 # ---- construction with what is known at once -------------------------------------------------------------------------

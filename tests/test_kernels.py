@@ -63,7 +63,8 @@ def test_kernels_keep_the_meaning_of_random_graphs(case):
 
 
 @pytest.mark.parametrize(
-    "seed", [3, 8, 47, 117, 130, 179, 203, 235, 2081, 2166, 3266, 3343, 3828, 10474, 10956, 11093, 11400]
+    "seed",
+    [3, 8, 47, 117, 130, 179, 203, 235, 2081, 2166, 3266, 3343, 3828, 10474, 10956, 11093, 11400, 309196],
 )
 def test_cases_that_were_wrong_once(seed):
     for ops in (6, 8, 12, 20, 30):
