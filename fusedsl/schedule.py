@@ -464,12 +464,11 @@ class Builder:
             for loaded in loaded_in(index):
                 ref = self.emit(loaded.expr, scope)
                 mapping[loaded] = poly(Loaded(ref, loaded.below))
-                guard = args[:1] if e.kind == "load" else ()
-                self._check(loaded, ref, guard, scope if guard else self._place(loaded.expr), self._line(e))
+                self._check(loaded, ref, args, scope if args else self._place(loaded.expr), self._line(e))
         self._assign(e, rebuild(e, args, mapping), scope)
 
     def _check(self, loaded: Loaded, ref: Expr, guard: tuple[Expr, ...], scope: Scope, line: Line | None) -> None:
-        """Where a load is guarded, the index need not be right elsewhere."""
+        """Where what uses the index is guarded, it need not be right elsewhere."""
         if ref.kind == "ref" and (ref, loaded.below, guard) not in self.checked:
             self.checked.add((ref, loaded.below, guard))
             axes = self._ordered({*ref["axes"], *(a for g in guard for a in g.free)})

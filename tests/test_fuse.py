@@ -343,3 +343,22 @@ def test_an_index_is_checked_where_it_is_used():
         return F.pad(F.interpolate(x, size=7).flip(-1), (0, 3))
 
     assert torch.equal(fuse(f)(x), f(x))
+
+
+def test_an_index_of_what_is_no_load_is_checked_where_it_is_used():
+    """Of running indices and of what is padded before, an index has to be right where the result is not padding."""
+    x, i = torch.randn(2, 7), torch.arange(2)
+
+    def pools(x):
+        return F.pad(F.adaptive_max_pool1d(x, 5, return_indices=True)[1], (2, 1))
+
+    def pads(x):
+        return F.pad(F.interpolate(F.pad(x[None], (1, 1)), size=5).flip(-1), (0, 3))
+
+    def counts(x, i):
+        return F.pad(torch.arange(2, device=x.device)[i] + x[:, 0], (1, 2))
+
+    for f, args in ((pools, (x,)), (pads, (x,)), (counts, (x, i))):
+        assert torch.equal(fuse(f)(*args), f(*args))
+    with pytest.raises(IndexError, match=r"arange\(2"):
+        fuse(counts)(x, i + 1)
