@@ -362,3 +362,9 @@ def test_an_index_of_what_is_no_load_is_checked_where_it_is_used():
         assert torch.equal(fuse(f)(*args), f(*args))
     with pytest.raises(IndexError, match=r"arange\(2"):
         fuse(counts)(x, i + 1)
+
+
+def test_blocks_of_several_dtypes_are_joined_as_where_torch_computes():
+    """Of tensors without memory torch makes f64 of these, where it computes f32."""
+    blocks = torch.tensor(3, dtype=torch.int16), torch.tensor(0.5, dtype=torch.float64), torch.randn(3)
+    assert_matches(lambda *blocks: torch.block_diag(*blocks), blocks)
