@@ -368,3 +368,10 @@ def test_blocks_of_several_dtypes_are_joined_as_where_torch_computes():
     """Of tensors without memory torch makes f64 of these, where it computes f32."""
     blocks = torch.tensor(3, dtype=torch.int16), torch.tensor(0.5, dtype=torch.float64), torch.randn(3)
     assert_matches(lambda *blocks: torch.block_diag(*blocks), blocks)
+
+
+def test_a_multiple_is_of_operands_in_their_common_dtype():
+    """-13 is 243 among bytes."""
+    x = torch.arange(6, dtype=torch.uint8)
+    assert_matches(lambda x: torch.lcm(torch.tensor(-13), x), (x,))
+    assert_matches(lambda x: torch.lcm(x, torch.tensor(300)), (x,))
