@@ -235,9 +235,8 @@ def _replaced(value: Any, values: Mapping[Atom, Index]) -> Any:
 
 
 def constant(value: bool | int | float, dtype: DType) -> Expr:
-    if dtype.is_float:
-        value = float(value)
-    return make("const", dtype, value=value)
+    kind = float if dtype.is_float else bool if dtype.is_bool else int
+    return make("const", dtype, value=kind(value))
 
 
 TRUE, FALSE = constant(True, bool_), constant(False, bool_)

@@ -375,3 +375,11 @@ def test_a_multiple_is_of_operands_in_their_common_dtype():
     x = torch.arange(6, dtype=torch.uint8)
     assert_matches(lambda x: torch.lcm(torch.tensor(-13), x), (x,))
     assert_matches(lambda x: torch.lcm(x, torch.tensor(300)), (x,))
+
+
+def test_what_pads_truths_is_a_truth():
+    """Triton's choice between a bool and a number would be a number."""
+    m = torch.tensor([True, False, True])
+    for value in (0, 1, 2, 0.5):
+        assert_matches(lambda m, value=value: F.pad(m, (1, 1), value=value).sum(), (m,))
+        assert_matches(lambda m, value=value: ~F.pad(m, (1, 1), value=value) & m[0], (m,))
