@@ -227,6 +227,8 @@ def _pow(x: Node, exponent: Node) -> Node:
     if exponent.op.name != "const":
         return power(x, exponent)
     n = exponent["value"]
+    if dt.is_integer and not exponent.type.weak:
+        n = ir.constant(n, Type(dt))["value"]  # of i64 beside bytes, the byte
     if dt.is_integer and n < 0:
         raise BadArgument(op="pow", name="exponent", rule="at least 0 on integers", got=n, hint="Use x.float() ** n.")
     if n in _POWERS:

@@ -370,11 +370,13 @@ def test_blocks_of_several_dtypes_are_joined_as_where_torch_computes():
     assert_matches(lambda *blocks: torch.block_diag(*blocks), blocks)
 
 
-def test_a_multiple_is_of_operands_in_their_common_dtype():
-    """-13 is 243 among bytes."""
+def test_operands_are_brought_to_their_common_dtype_first():
+    """A tensor of no dims beside bytes becomes one: -13 is 243, 258 is 2."""
     x = torch.arange(6, dtype=torch.uint8)
     assert_matches(lambda x: torch.lcm(torch.tensor(-13), x), (x,))
     assert_matches(lambda x: torch.lcm(x, torch.tensor(300)), (x,))
+    assert_matches(lambda x: torch.pow(x, torch.tensor(258)), (x,))
+    assert_matches(lambda x: torch.pow(x, torch.tensor(-254)), (x,))
 
 
 def test_what_pads_truths_is_a_truth():
