@@ -146,10 +146,13 @@ class ExprText:
     def _less(self, e: Expr, want: tuple[Axis, ...]) -> str:
         # a negative part moves to the other side: k - n < 0 reads k < n
         a, b = _balanced(e["a"], e["b"])
-        return f"{self.index(a, want)} < {self.index(b, want)}"
+        text = f"{self.index(a, want)} < {self.index(b, want)}"
+        return f"({text}) & {self.value(e.args[0], want)}" if e.args else text
 
     def _number(self, e: Expr, want: tuple[Axis, ...]) -> str:
         text = self.index(e["index"], want)
+        if e.args:
+            return f"tl.where({self.value(e.args[0], want)}, {text}, 0).to(tl.{e.dtype.language})"
         if want or any(self.by_variable.get(v) for v in e.free):
             return f"({text}).to(tl.{e.dtype.language})"
         return f"tl.full([], {text}, tl.{e.dtype.language})"

@@ -17,7 +17,7 @@ import torch
 
 from .index import Atom, Index, Variable, poly, replace, sole_atom
 from .ir import Node
-from .scalar import TRUE, Expr, Loaded, both, constant, less, make, select, substitute, variables
+from .scalar import TRUE, Expr, Loaded, both, constant, less, make, number, select, substitute, variables
 from .types import DType, bool_, i32
 
 
@@ -221,7 +221,7 @@ class Context:
         return poly(Loaded(value, below))
 
     def less(self, a: Index, b: Index) -> Expr:
-        return less(a, b)
+        return less(a, b, self.when)
 
     def both(self, p: Expr, q: Expr) -> Expr:
         return both(p, q)
@@ -230,7 +230,7 @@ class Context:
         return select(condition, a, b)
 
     def number(self, index: Index, dtype: DType) -> Expr:
-        return constant(index, dtype) if isinstance(index, int) else make("number", dtype, index=index)
+        return constant(index, dtype) if isinstance(index, int) else number(index, dtype, self.when)
 
     def constant(self, value: bool | int | float, dtype: DType) -> Expr:
         return constant(value, dtype.computed)

@@ -26,11 +26,11 @@ class Expr:
     kind      what it is                                              attrs
     load      an element of a tensor, args: () or (guard,)             tensor: Node, index: tuple[Index]
     const     a number                                                 value
-    number    an index as a value                                      index
+    number    an index as a value, args: () or (guard,)                index
     apply     an elementwise op on args                                the op's own
     round     args[0] rounded to a narrower float and back             to: DType
     select    args[1] where args[0], else args[2]; never a mask
-    less      a < b on indices                                         a, b
+    less      a < b on indices, args: () or (guard,)                   a, b
     both      args[0] and args[1]
     nonzero   args[0] != 0
     reduce    args[0] combined over axes                               axes: tuple[Variable]
@@ -39,6 +39,9 @@ class Expr:
     inside    whether a tile's index lies within its axis              axis
     spread    args[0] repeated along axes that it does not vary along  axes
     combine   a state args[0] combined with args[1], lane by lane
+
+    A guard is the condition under which the value is used: elsewhere nothing is loaded, and what is read from memory
+    for an index need not be one. There the value is 0 or false.
     """
 
     __slots__ = ("__weakref__", "_attrs", "args", "dtype", "free", "kind", "op")
@@ -195,9 +198,9 @@ def _substituted(e: Expr, mapping: Mapping[Atom, Index], memo: Mapping[Expr, Exp
         guard = tuple(g for g in args if g is not TRUE)
         return make("load", e.dtype, guard, tensor=e["tensor"], index=tuple(replace(i, mapping) for i in e["index"]))
     if e.kind == "number":
-        return make("number", e.dtype, index=replace(e["index"], mapping))
+        return number(replace(e["index"], mapping), e.dtype, *args)
     if e.kind == "less":
-        return less(replace(e["a"], mapping), replace(e["b"], mapping))
+        return less(replace(e["a"], mapping), replace(e["b"], mapping), *args)
     if e.kind == "both":
         return both(*args)
     if e.kind == "select":
@@ -215,32 +218,49 @@ def _renamed(axis: Variable, mapping: Mapping[Atom, Index]) -> list[Variable]:
     return [axis] if to is None else sorted(variables(to), key=lambda a: a.key)
 
 
-def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
-    """The same operation on other arguments."""
-    return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
+def rebuild(e: Expr, args: tuple[Expr, ...], values: Mapping[Atom, Index] | None = None) -> Expr:
+    """The same operation on other arguments, and on other values in its indices."""
+    if not values:
+        return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
+    return make(e.kind, e.dtype, args, e.op, **{name: _replaced(value, values) for name, value in e._attrs})
+
+
+def _replaced(value: Any, values: Mapping[Atom, Index]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_replaced(v, values) for v in value)
+    return replace(value, values) if isinstance(value, Poly) else value
 
 
 # ---- construction with what is known at once -------------------------------------------------------------------------
 
 
 def constant(value: bool | int | float, dtype: DType) -> Expr:
-    if dtype.is_float:
-        value = float(value)
-    return make("const", dtype, value=value)
+    kind = float if dtype.is_float else bool if dtype.is_bool else int
+    return make("const", dtype, value=kind(value))
 
 
 TRUE, FALSE = constant(True, bool_), constant(False, bool_)
 
 
-def less(a: Index, b: Index) -> Expr:
-    """a < b, decided where the ranges decide it."""
+def _guard(when: Expr, *used: Index) -> tuple[Expr, ...]:
+    """The guard that an expression on indices needs: none where they read nothing from memory."""
+    return (when,) if when is not TRUE and any(True for i in used for _ in loaded_in(i)) else ()
+
+
+def number(index: Index, dtype: DType, when: Expr = TRUE) -> Expr:
+    """An index as a value, where `when` holds."""
+    return make("number", dtype, _guard(when, index), index=index)
+
+
+def less(a: Index, b: Index, when: Expr = TRUE) -> Expr:
+    """a < b where `when` holds, decided where the ranges decide it."""
     from .index import is_less, is_nonnegative
 
     if is_less(a, b):
         return TRUE
     if is_nonnegative(a - b):
         return FALSE
-    return make("less", bool_, a=a, b=b)
+    return make("less", bool_, _guard(when, a, b), a=a, b=b)
 
 
 def both(p: Expr, q: Expr) -> Expr:
@@ -284,16 +304,15 @@ def _told(value: Any) -> str:
 def show(e: Expr) -> str:
     """One line for people: x[i, k] * w[k]"""
     args = [show(a) for a in e.args]
+    guard = f" if {args[0]}" if args else ""
     if e.kind == "load":
-        return f"{e['tensor'].op.name if not _name(e['tensor']) else _name(e['tensor'])}{list(e['index'])}" + (
-            f" if {args[0]}" if args else ""
-        )
+        return f"{_name(e['tensor']) or e['tensor'].op.name}{list(e['index'])}{guard}"
     if e.kind == "const":
         return str(e["value"])
     if e.kind == "number":
-        return f"({e['index']})"
+        return f"({e['index']})" + guard
     if e.kind == "less":
-        return f"({e['a']} < {e['b']})"
+        return f"({e['a']} < {e['b']})" + guard
     if e.is_fold:
         assert e.op is not None
         return f"{e.op.name}_{','.join(map(repr, e['axes']))}({args[0]})"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import Line
-from .index import Index, Symbol, Variable, atoms, bounds, cdiv, floordiv, free, is_less, poly, replace
+from .index import Atom, Index, Symbol, Variable, atoms, bounds, cdiv, floordiv, free, is_less, poly, replace
 from .ir import Node
 from .kernel import Assign, Axis, Buffer, Check, Cut, Kernel, Loop, Role, State, Statement, Store, Update, verify
 from .lower import Refusal, Write
@@ -459,22 +459,16 @@ class Builder:
 
     def _emit_parts(self, e: Expr, scope: Scope) -> None:
         args = tuple(self.emit(a, scope) for a in e.args)
-        mapping = {}
+        mapping: dict[Atom, Index] = {}
         for index in indices(e):
             for loaded in loaded_in(index):
                 ref = self.emit(loaded.expr, scope)
                 mapping[loaded] = poly(Loaded(ref, loaded.below))
-                guard = args[:1] if e.kind == "load" else ()
-                self._check(loaded, ref, guard, scope if guard else self._place(loaded.expr), self._line(e))
-        if mapping:
-            attrs = {k: _replaced(v, mapping) for k, v in e._attrs}
-            value = make(e.kind, e.dtype, args, e.op, **attrs)
-        else:
-            value = rebuild(e, args)
-        self._assign(e, value, scope)
+                self._check(loaded, ref, args, scope if args else self._place(loaded.expr), self._line(e))
+        self._assign(e, rebuild(e, args, mapping), scope)
 
     def _check(self, loaded: Loaded, ref: Expr, guard: tuple[Expr, ...], scope: Scope, line: Line | None) -> None:
-        """Where a load is guarded, the index need not be right elsewhere."""
+        """Where what uses the index is guarded, it need not be right elsewhere."""
         if ref.kind == "ref" and (ref, loaded.below, guard) not in self.checked:
             self.checked.add((ref, loaded.below, guard))
             axes = self._ordered({*ref["axes"], *(a for g in guard for a in g.free)})
@@ -588,12 +582,6 @@ def _short(e: Expr) -> str:
     return name.removeprefix("reduce_").removeprefix("scan_")
 
 
-def _replaced(value: object, mapping: Mapping) -> object:
-    if isinstance(value, tuple):
-        return tuple(_replaced(v, mapping) for v in value)
-    return replace(value, mapping) if hasattr(value, "terms") else value  # type: ignore[arg-type]
-
-
 def needs_mask(axis: Axis) -> bool:
     """Whether a tile of the axis can reach past its end: tiles are powers of two."""
     if axis.role == "block" or (axis.role == "loop" and isinstance(axis.extent, int)):
@@ -647,4 +635,3 @@ def _apply(e: Expr, values: list) -> object:
         return e.op.reference(*tensors).item()
     except RuntimeError:  # a division of integers by the 0 of a masked lane
         return None
-

@@ -173,7 +173,8 @@ def gcd(x: torch.Tensor, other: torch.Tensor):
 def _lcm(x: Node, other: Node) -> Node:
     """In i32 at least, as C computes what torch does."""
     dt = common([x.type, other.type], "lcm")
-    x, other = (ir.cast(a, i32 if dt.is_integer and dt.bits < 32 else dt) for a in (x, other))
+    in_c = i32 if dt.is_integer and dt.bits < 32 else dt
+    x, other = (ir.cast(ir.cast(a, dt), in_c) for a in (x, other))
     shared = gcd(x, other)
     return ir.cast(abs(trunc_divide(x, where(eq(shared, 0), 1, shared)) * other), dt)
 
@@ -226,6 +227,8 @@ def _pow(x: Node, exponent: Node) -> Node:
     if exponent.op.name != "const":
         return power(x, exponent)
     n = exponent["value"]
+    if dt.is_integer and not exponent.type.weak:
+        n = ir.constant(n, Type(dt))["value"]  # of i64 beside bytes, the byte
     if dt.is_integer and n < 0:
         raise BadArgument(op="pow", name="exponent", rule="at least 0 on integers", got=n, hint="Use x.float() ** n.")
     if n in _POWERS:

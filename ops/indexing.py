@@ -110,8 +110,7 @@ def _pad_lower(context, node: Node, index: Sequence[Index]):
         inner.append(0 if n == 1 else i - low)
     if inside is None:
         return context.at(x, ())
-    value = node["value"] or 0
-    value = context.constant(value if node.dtype.is_float else int(value), node.dtype)
+    value = context.constant(node["value"] or 0, node.dtype)
     return context.select(inside, context.at(x, inner, when=inside), value)
 
 

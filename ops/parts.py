@@ -126,7 +126,10 @@ def _block_diag(tensors: Sequence[Node]) -> Node:
 @declare(expand=_block_diag)
 def block_diag(tensors: list[torch.Tensor]):
     """The matrices along the diagonal of one that is 0 elsewhere"""
-    return torch.block_diag(*tensors)
+    # of tensors without memory torch makes another dtype than of any others
+    ones = [torch.empty((1,) * t.ndim, dtype=t.dtype, device="cpu") for t in tensors]
+    dtype = torch.block_diag(*ones).dtype
+    return torch.block_diag(*(t.to(dtype) for t in tensors))
 
 
 # ---- by a mask -------------------------------------------------------------------------------------------------------

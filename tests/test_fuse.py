@@ -343,3 +343,45 @@ def test_an_index_is_checked_where_it_is_used():
         return F.pad(F.interpolate(x, size=7).flip(-1), (0, 3))
 
     assert torch.equal(fuse(f)(x), f(x))
+
+
+def test_an_index_of_what_is_no_load_is_checked_where_it_is_used():
+    """Of running indices and of what is padded before, an index has to be right where the result is not padding."""
+    x, i = torch.randn(2, 7), torch.arange(2)
+
+    def pools(x):
+        return F.pad(F.adaptive_max_pool1d(x, 5, return_indices=True)[1], (2, 1))
+
+    def pads(x):
+        return F.pad(F.interpolate(F.pad(x[None], (1, 1)), size=5).flip(-1), (0, 3))
+
+    def counts(x, i):
+        return F.pad(torch.arange(2, device=x.device)[i] + x[:, 0], (1, 2))
+
+    for f, args in ((pools, (x,)), (pads, (x,)), (counts, (x, i))):
+        assert torch.equal(fuse(f)(*args), f(*args))
+    with pytest.raises(IndexError, match=r"arange\(2"):
+        fuse(counts)(x, i + 1)
+
+
+def test_blocks_of_several_dtypes_are_joined_as_where_torch_computes():
+    """Of tensors without memory torch makes f64 of these, where it computes f32."""
+    blocks = torch.tensor(3, dtype=torch.int16), torch.tensor(0.5, dtype=torch.float64), torch.randn(3)
+    assert_matches(lambda *blocks: torch.block_diag(*blocks), blocks)
+
+
+def test_operands_are_brought_to_their_common_dtype_first():
+    """A tensor of no dims beside bytes becomes one: -13 is 243, 258 is 2."""
+    x = torch.arange(6, dtype=torch.uint8)
+    assert_matches(lambda x: torch.lcm(torch.tensor(-13), x), (x,))
+    assert_matches(lambda x: torch.lcm(x, torch.tensor(300)), (x,))
+    assert_matches(lambda x: torch.pow(x, torch.tensor(258)), (x,))
+    assert_matches(lambda x: torch.pow(x, torch.tensor(-254)), (x,))
+
+
+def test_what_pads_truths_is_a_truth():
+    """Triton's choice between a bool and a number would be a number."""
+    m = torch.tensor([True, False, True])
+    for value in (0, 1, 2, 0.5):
+        assert_matches(lambda m, value=value: F.pad(m, (1, 1), value=value).sum(), (m,))
+        assert_matches(lambda m, value=value: ~F.pad(m, (1, 1), value=value) & m[0], (m,))

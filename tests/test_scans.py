@@ -74,3 +74,11 @@ def test_a_scan_that_is_read_otherwise_is_stored_first():
     ):
         assert_launches(f, (x,), 2)
         assert_matches(f, (x,))
+
+
+def test_a_scan_of_an_expanded_vector_that_is_an_index():
+    """The element that the vector holds counts once for each of its places."""
+    x, one, mask = torch.randn(9), torch.tensor([1]), torch.tensor([True])
+    assert_matches(lambda x, one: x[one.cumsum(0)], (x, one.expand(4)))
+    assert_matches(lambda x, one: x[one.sum()], (x, one.expand(4)))
+    assert_matches(lambda x, mask: torch.masked_scatter(x[:4], mask, x[4:]).sum(), (x, mask.expand(4)))
