@@ -1,7 +1,7 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
-is long, such as a Bessel function, one. Of resident rows it holds 16: with fewer, more threads than need be take part
+is long, such as a Bessel function, one. Of resident rows it holds 16, or loads 96 bytes: with fewer, more threads than need be take part
 in each reduction; with more, their registers leave a processor half empty. A loop's tile is for 16 warps, so that few
 programs share a processor: the rows that are under way at once should stay in the caches until the next pass reads
 them. docs/gpu.md has the measurements. What depends on a batch size is left out on purpose: a new batch must not
@@ -13,6 +13,7 @@ large as a cache likes: whole rows that are loaded and stored from end to end, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ from fusedsl.kernel import Assign, Axis, Kernel, Statement
 from fusedsl.schedule import RESIDENT, padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
-ROW_PER_THREAD, STEP_PER_THREAD = 16, 4  # of resident rows; of a loop's tile that is loaded step by step
+ROW_PER_THREAD, ROW_LOADS = 16, 96  # of resident rows; and bytes that a thread loads of them and what they share
+STEP_PER_THREAD = 4  # of a loop's tile that is loaded step by step
 FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 4096, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
@@ -75,7 +77,7 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     lanes = 2 * WARP if target.startswith("gfx") else WARP
     held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
     if cheap and kernel.is_resident:
-        held = ROW_PER_THREAD
+        total, held = max(total, _loaded(kernel, tiles) * ROW_PER_THREAD // ROW_LOADS), ROW_PER_THREAD
     elif cheap and _has_steps(kernel):
         held = STEP_PER_THREAD
     warps = max(1, min(most * WARP // lanes, _floor_power(total // (held * lanes))))
@@ -112,7 +114,7 @@ def _reduction(
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
-    most = (loop // 2 if columns else loop) * min(scale, 8) // (lanes * inner)
+    most = loop * min(scale, 8) // (lanes * inner)
     for axis in loops:  # a tile of it may hold whole resident rows
         tile = max(16 if inner == 1 else 1, most)
         known = isinstance(axis.extent, int) or _has_steps(kernel)
@@ -202,6 +204,14 @@ def _rows_to_share(kernel: Kernel, axis: Axis, inner: int) -> int:
     while rows < MOST_ROWS and rows * own < shared and 2 * rows * inner <= MOST:
         rows *= 2
     return rows
+
+
+def _loaded(kernel: Kernel, tiles: Mapping[str, int]) -> int:
+    """Bytes that a program loads."""
+    return sum(
+        math.prod(tiles[a.tile] for a in kernel.tiled(load.axes)) * kernel.buffer(load.value["tensor"]).dtype.bits // 8
+        for load in _loads(kernel)
+    )
 
 
 def _loads(kernel: Kernel) -> list[Assign]:
