@@ -12,13 +12,14 @@ PARALLEL := -n $(JOBS) --dist worksteal
 TRITONS := 3.6.0 3.7.0 3.8.0 3.9.0
 CPU_TESTS := tests/test_cpu*.py tests/test_ttir_fuzz.py
 
-.PHONY: help test tritons quick check lint golden sweep demo clean
+.PHONY: help test tritons quick check lint golden gpu sweep demo clean
 
 help:
 	@echo "make test     every test but the sweep"
 	@echo "make tritons  the CPU target's tests on each Triton of TRITONS: $(TRITONS)"
 	@echo "make quick    the fast tests, under a minute"
 	@echo "make check    ruff, pyright and the tests"
+	@echo "make gpu      what only a GPU can show, on this computer's"
 	@echo "make golden   rewrite tests/golden from what the code prints now; review the diff as code"
 	@echo "make sweep    every property on many fresh inputs; FUSEDSL_SEED=N repeats a run"
 	@echo "make demo     a language model, its chains in fused kernels, end to end"
@@ -45,6 +46,9 @@ lint: $(VENV)/linters
 golden: $(VENV)/ready
 	@$(PYTEST) -m "not sweep" --update-golden
 	@git --no-pager diff --stat -- tests/golden
+
+gpu: $(VENV)/ready
+	@$(PYTEST) $(PARALLEL) -rs tests/test_gpu.py
 
 sweep: $(VENV)/ready
 	@$(PYTEST) $(PARALLEL) -m "sweep or hypothesis" --hypothesis-profile=sweep -o faulthandler_timeout=0

@@ -144,9 +144,11 @@ class ExprText:
         return " & ".join(self.value(a, want) for a in e.args)
 
     def _less(self, e: Expr, want: tuple[Axis, ...]) -> str:
-        # a negative part moves to the other side: k - n < 0 reads k < n
+        # A negative part moves to the other side: k - n < 0 reads k < n. Whole numbers are n < k + 1 where they are
+        # n <= k, of which Triton knows that all of a run of 16 agree if n is a multiple of 16.
         a, b = _balanced(e["a"], e["b"])
-        text = f"{self.index(a, want)} < {self.index(b, want)}"
+        sign, b = ("<=", b - 1) if _constant(b) == 1 and b != 1 else ("<", b)
+        text = f"{self.index(a, want)} {sign} {self.index(b, want)}"
         return f"({text}) & {self.value(e.args[0], want)}" if e.args else text
 
     def _number(self, e: Expr, want: tuple[Axis, ...]) -> str:
@@ -218,6 +220,11 @@ def _balanced(a: Index, b: Index) -> tuple[Index, Index]:
             term = term * atom
         left, right = (left + term, right) if factor > 0 else (left, right + term)
     return left, right
+
+
+def _constant(index: Index) -> int:
+    """The number that is added to all else."""
+    return index if isinstance(index, int) else next((factor for product, factor in index.terms if not product), 0)
 
 
 def _grouped(text: str) -> str:

@@ -1,11 +1,11 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
-is long, such as a Bessel function, one. Of resident rows it holds 16, or loads 96 bytes: with fewer, more threads than need be take part
-in each reduction; with more, their registers leave a processor half empty. A loop's tile is for 16 warps, so that few
-programs share a processor: the rows that are under way at once should stay in the caches until the next pass reads
-them. docs/gpu.md has the measurements. What depends on a batch size is left out on purpose: a new batch must not
-compile a new kernel.
+is long, such as a Bessel function, one. Of resident rows it holds 16, or loads 96 bytes: with fewer, more threads than
+need be take part in each reduction; with more, their registers leave a processor half empty. A loop's tile is for 16
+warps, so that few programs share a processor: the rows that are under way at once should stay in the caches until the
+next pass reads them. docs/gpu.md has the measurements. What depends on a batch size is left out on purpose: a new batch
+must not compile a new kernel.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
 large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.

@@ -70,6 +70,11 @@ def parameters(kernel: Kernel) -> list[Parameter]:
     return result
 
 
+def is_indifferent(kernel: Kernel, parameter: Parameter) -> bool:
+    """Whether it is a size of which nothing need be known: a new batch then compiles no new kernel."""
+    return parameter.kind == "size" and parameter.name not in kernel.aligning
+
+
 def source(kernel: Kernel) -> str:
     """The kernel as a Python module with one @triton.jit function of the kernel's name."""
     out = Writer()
@@ -135,7 +140,7 @@ class Printer:
 
     def function(self) -> None:
         kernel, out = self.kernel, self.out
-        fixed = [p.name for p in parameters(kernel) if p.kind in ("size", "number")]
+        fixed = [p.name for p in parameters(kernel) if p.kind == "number" or is_indifferent(kernel, p)]
         out.line(f"@triton.jit(do_not_specialize={fixed!r})" if fixed else "@triton.jit")
         with out.block(f"def {kernel.name}({', '.join(map(_declared, parameters(kernel)))}):"):
             self._programs()

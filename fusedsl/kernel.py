@@ -185,15 +185,15 @@ class Cut:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch. split: grid axes whose full tiles take a branch without masks. cuts: runs in pieces along grid axes,
-    which take that branch where they are whole."""
+    """One launch. lanes: axes along which memory is contiguous. cuts: runs in pieces along grid axes, which take a
+    branch without masks where they are whole."""
 
     name: str
     axes: tuple[Axis, ...]  # in the global order
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
     body: tuple[Statement, ...]
-    split: tuple[Axis, ...] = ()
+    lanes: tuple[Axis, ...] = ()
     cuts: tuple[Cut, ...] = ()
     passes: int = 1
     log: tuple[str, ...] = ()
@@ -205,6 +205,11 @@ class Kernel:
         """The axes of a tile that varies along these variables, in the global order."""
         wanted = set(free)
         return tuple(a for a in self.axes if a.variable in wanted and a.is_tiled)
+
+    @property
+    def split(self) -> tuple[Axis, ...]:
+        """The grid axes whose full tiles take a branch without masks."""
+        return tuple(a for a in self.lanes if a.role == "grid")
 
     @property
     def is_resident(self) -> bool:
@@ -227,6 +232,28 @@ class Kernel:
         used = self._used()
         buffers = dict.fromkeys((*self.reads, *self.writes))
         return tuple((b, d) for b in buffers for d, s in enumerate(b.strides) if sole_atom(s) in used)
+
+    @property
+    def aligning(self) -> frozenset[str]:
+        """The sizes, by the names of their parameters, that decide as strides do where along its lanes a tile is
+        loaded, stored or cut off: only if they are multiples of 16 can accesses be wide there."""
+        lanes = {a.variable for a in self.lanes}
+        # in one long run of elements one tile is cut off, of how many
+        found = {a.size for a in self.lanes if a.role == "loop" or (a.role == "grid" and len(self.axes) > 1)}
+        for places in self._places():
+            if lanes & {v for index in places for v in _variables(index)}:
+                found |= {symbol.name for index in places for symbol in _symbols(index)}
+        return frozenset(found)
+
+    def _places(self) -> Iterator[tuple[Index, ...]]:
+        """The indices that decide together what is accessed: an offset, or the two sides of a comparison."""
+        for statement in self.statements():
+            if isinstance(statement, Store):
+                yield (statement.buffer.offset(statement.index),)
+            elif isinstance(statement, Assign) and statement.value.kind == "load":
+                yield (self.buffer(statement.value["tensor"]).offset(statement.value["index"]),)
+            elif isinstance(statement, Assign) and statement.value.kind == "less":
+                yield indices(statement.value)
 
     def _used(self) -> set[Symbol]:
         found = {a for axis in self.axes if axis.size == repr(axis.extent) for a in atoms(axis.extent)}

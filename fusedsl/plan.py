@@ -18,7 +18,7 @@ from .codegen import interpreter
 from .codegen.expr import CARRIED
 from .codegen.inspect import TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
-from .codegen.triton import Parameter, for_target, parameters, source
+from .codegen.triton import Parameter, for_target, is_indifferent, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
 from .errors import BadOption, IndexOutOfRange, Line, UnsupportedDevice
 from .index import evaluate
@@ -271,12 +271,13 @@ class Plan:
 
     def _compile(self, step: Step, config: Config, target: str) -> Compiled:
         values = self._fixed(step)
-        strides = {p.name for p in step.parameters if p.kind == "stride" and values.get(p.name, 16) % 16 == 0}
+        numbers = [p for p in step.parameters if p.kind in ("size", "stride") and not is_indifferent(step.kernel, p)]
+        aligned = {p.name for p in numbers if values.get(p.name, 16) % 16 == 0}
         pointers = {p.name for p in step.parameters if p.kind == "pointer"}
         tiles = {name: "constexpr" for name, _ in config.tiles}
         return compile_kernel(
             step.function(target), {**self.signature_of(step, values), **tiles}, dict(config.tiles), target,
-            num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(pointers | strides),
+            num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(pointers | aligned),
         )  # fmt: skip
 
     def signature_of(self, step: Step, values: Mapping[str, int]) -> dict[str, str]:

@@ -169,10 +169,10 @@ def schedule(
     used = {e["tensor"] for e in walk([w.value for w in writes]) if e.kind == "load"}
     reads = tuple(b for node, b in buffers.items() if node in used)
     outputs = tuple(dict.fromkeys(buffers[w.tensor] for w in writes))
-    split = tuple(a for a in axes if a.role == "grid" and a.variable in contiguous)
+    along = tuple(a for a in axes if a.variable in contiguous)
     cuts = tuple(c for c in cuts_of(writes) if builder.axes[c.axis].role in ("grid", "one"))
     count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
-    return verify(Kernel(name, axes, reads, outputs, tuple(body), split, cuts, count, tuple(log)))
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, tuple(log)))
 
 
 def _innermost_last(

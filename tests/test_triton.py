@@ -191,6 +191,30 @@ def test_other_guards_are_no_cuts():
         assert [step.kernel.cuts for step in steps] == [()]
 
 
+# ---- how wide accesses are -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [4096, 4090])
+def test_what_is_left_of_a_row_is_accessed_as_widely_as_its_size_allows(width):
+    """Where two tensors meet, and in a row's last tile."""
+    joined = fuse(lambda x, y: torch.exp(torch.cat((x, y), -1)))
+    summed = fuse(lambda x: torch.logsumexp(x, -1))
+    halves = {"dtype": torch.float16, "device": "meta"}
+    for f, args in [
+        (joined, [torch.empty(300, width, **halves)] * 2),
+        (summed, [torch.empty(300, 10 * width, **halves)]),
+    ]:
+        (compiled,) = f.plan(*args).compile("sm_90")
+        loads = compiled.access_widths("load")
+        assert (loads[16] == 0) == (width % 16 == 0), loads
+
+
+def test_a_batch_is_no_size_that_a_kernel_knows():
+    f = fuse(lambda x: torch.softmax(x, -1))
+    (kernel,) = f.plan(torch.empty(300, 512, device="meta")).program.steps
+    assert "do_not_specialize=['s0']" in kernel.source
+
+
 # ---- warps of resident rows ------------------------------------------------------------------------------------------
 
 RESIDENT = ["rms_norm", "layer_norm", "add_rms_norm", "softmax", "group_norm", "quantize_fp8", "embedding_norm"]

@@ -2,7 +2,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=['s0', 's1', 'size_j'])
+@triton.jit(do_not_specialize=['s0'])
 def concat_gelu(x_ptr, y_ptr, out_ptr, s0, s1, size_j, x_s0, y_s0, out_s0, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr):
     pid = tl.program_id(0)
     j0 = pid % tl.cdiv(size_j, BLOCK_J) * BLOCK_J
@@ -17,7 +17,7 @@ def concat_gelu(x_ptr, y_ptr, out_ptr, s0, s1, size_j, x_s0, y_s0, out_s0, BLOCK
             in_j = (j < size_j) | (edge == 0)
             less = j < s1
             x = tl.load(x_ptr + i[:, None] * x_s0 + j[None, :], mask=in_i[:, None] & in_j[None, :] & less[None, :], other=0).to(tl.float32)
-            less_2 = s1 < j + 1
+            less_2 = s1 <= j
             y = tl.load(y_ptr + i[:, None] * y_s0 + j[None, :] - s1, mask=in_i[:, None] & in_j[None, :] & less_2[None, :], other=0).to(tl.float32)
             select = tl.where(less[None, :], x, y)                        # workloads.py:188  return F.gelu(torch.cat((x, y), dim=-1))
             mul = select * 0.5

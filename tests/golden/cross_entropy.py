@@ -8,7 +8,7 @@ def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit(do_not_specialize=['s0', 's1'])
+@triton.jit(do_not_specialize=['s0'])
 def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     pid = tl.program_id(0)
     i0 = pid * BLOCK_I

@@ -3,7 +3,7 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 
-@triton.jit(do_not_specialize=['s0', 's1'])
+@triton.jit(do_not_specialize=['s0'])
 def dyt(x_ptr, alpha_ptr, weight_ptr, bias_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr):
     pid = tl.program_id(0)
     j0 = pid % tl.cdiv(s1, BLOCK_J) * BLOCK_J

@@ -2,7 +2,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=['s0', 's2', 's3', 'size_u'])
+@triton.jit(do_not_specialize=['s0', 's2', 's3'])
 def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_u, x_s0, x_s1, out_s0, out_s1, BLOCK_I: tl.constexpr, BLOCK_U: tl.constexpr):
     pid = tl.program_id(0)
     j = pid % 32

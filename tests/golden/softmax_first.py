@@ -8,7 +8,7 @@ def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit(do_not_specialize=['s0', 's1'])
+@triton.jit(do_not_specialize=['s0'])
 def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr):
     pid = tl.program_id(0)
     i0 = pid * BLOCK_I
