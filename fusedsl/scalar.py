@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from .index import Atom, Index, Poly, Variable, atoms, free, order_key, poly, replace
@@ -44,12 +44,14 @@ class Expr:
     for an index need not be one. There the value is 0 or false.
     """
 
-    __slots__ = ("__weakref__", "_attrs", "args", "dtype", "free", "kind", "op")
+    __slots__ = ("__weakref__", "_attrs", "args", "bound", "children", "dtype", "free", "kind", "op")
     kind: str
     op: Op | None
     args: tuple[Expr, ...]
     dtype: DType  # the type it is computed in
     free: Free  # the axes it varies along
+    bound: Free  # the axes that are combined in it
+    children: tuple[Expr, ...]  # its arguments, and the values its indices read
 
     _table: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
     _lock = threading.RLock()
@@ -82,7 +84,8 @@ def make(kind: str, dtype: DType, args: tuple[Expr, ...] = (), op: Op | None = N
         if found is None:
             found = object.__new__(Expr)
             found.kind, found.dtype, found.args, found.op, found._attrs = kind, dtype, args, op, frozen
-            found.free = _free(found)
+            found.children = (*args, *(atom.expr for index in indices(found) for atom in loaded_in(index)))
+            found.free, found.bound = _free(found), _bound(found)
             Expr._table[key] = found
         return found
 
@@ -103,6 +106,13 @@ def _free(e: Expr) -> Free:
         axes |= frozenset(e["axes"])
     if e.kind == "inside":
         axes |= {e["axis"]}
+    return axes
+
+
+def _bound(e: Expr) -> Free:
+    axes = frozenset(e["axes"]) if e.is_fold else NONE
+    for child in e.children:
+        axes |= child.bound
     return axes
 
 
@@ -162,13 +172,8 @@ def loaded_in(index: Index) -> Iterator[Loaded]:
             yield from loaded_in(atom.dividend)  # type: ignore[attr-defined]
 
 
-def children(e: Expr) -> list[Expr]:
-    """Every expression that this one is made of: its arguments, and the values its indices read."""
-    return [*e.args, *(atom.expr for index in indices(e) for atom in loaded_in(index))]
-
-
-def walk(roots: list[Expr]) -> list[Expr]:
-    """Every expression below the roots once, each after what it is made of."""
+def walk(roots: list[Expr], enters: Callable[[Expr], bool] = lambda e: True) -> list[Expr]:
+    """Every expression below the roots once, each after what it is made of; of one it does not enter only itself."""
     order: list[Expr] = []
     seen: set[Expr] = set()
     stack = [(root, False) for root in reversed(roots)]
@@ -179,16 +184,22 @@ def walk(roots: list[Expr]) -> list[Expr]:
         elif e not in seen:
             seen.add(e)
             stack.append((e, True))
-            stack.extend((c, False) for c in reversed(children(e)) if c not in seen)
+            if enters(e):
+                stack.extend((c, False) for c in reversed(e.children) if c not in seen)
     return order
 
 
 def substitute(e: Expr, mapping: Mapping[Atom, Index], memo: dict[Expr, Expr] | None = None) -> Expr:
     """The expression with axes and sizes replaced in its indices, and reductions' axes renamed with them."""
     memo = {} if memo is None else memo
-    for node in walk([e]):
+    named = frozenset(a for a in mapping if isinstance(a, Variable))
+
+    def is_changed(node: Expr) -> bool:
+        return len(named) < len(mapping) or not named.isdisjoint(node.free) or not named.isdisjoint(node.bound)
+
+    for node in walk([e], lambda node: node not in memo and is_changed(node)):
         if node not in memo:
-            memo[node] = _substituted(node, mapping, memo)
+            memo[node] = _substituted(node, mapping, memo) if is_changed(node) else node
     return memo[e]
 
 

@@ -20,7 +20,7 @@ from .index import Atom, Index, Symbol, Variable, atoms, bounds, cdiv, floordiv,
 from .ir import Node
 from .kernel import Assign, Axis, Buffer, Check, Cut, Kernel, Loop, Role, State, Statement, Store, Update, verify
 from .lower import Refusal, Write
-from .scalar import Expr, Loaded, children, constant, indices, loaded_in, make, rebuild, variables, walk
+from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
 from .types import DType, bool_
 
 RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
@@ -66,9 +66,9 @@ def level(e: Expr, nest: Iterable[Variable], memo: dict[Expr, int]) -> int:
         if part.kind == "reduce" and axes & set(part["axes"]):
             memo[part] = max(1, memo[part.args[0]])
         elif axes & part.free:
-            memo[part] = max([1, *(memo[c] + (0 if axes & c.free else 1) for c in children(part))])
+            memo[part] = max([1, *(memo[c] + (0 if axes & c.free else 1) for c in part.children)])
         else:
-            memo[part] = max((memo[c] for c in children(part)), default=0)
+            memo[part] = max((memo[c] for c in part.children), default=0)
     return memo[e]
 
 
@@ -540,7 +540,7 @@ class Builder:
             own = 0
             if part.kind == "reduce" and any(part["axes"][0] in n for n in self.loops):
                 own = next(i for i, p in enumerate(self.passes, 1) if part in p.reductions)
-            self.needs[part] = max([own, *(self.needs[c] for c in children(part))])
+            self.needs[part] = max([own, *(self.needs[c] for c in part.children)])
         return self.needs[e]
 
     def _ordered(self, free: Iterable[Variable]) -> tuple[Variable, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..index import Index, Variable, divide_exactly, poly, replace
 from ..lower import Origin, Write, rename
-from ..scalar import children, indices, variables, walk
+from ..scalar import indices, variables, walk
 
 MOST_PIECES = 8
 
@@ -69,7 +69,7 @@ def _pieces(axis: Variable, step: Index) -> int:
 
 def _free_below(e) -> frozenset[Variable]:
     found: frozenset[Variable] = frozenset(e["axes"])
-    for part in walk(list(children(e))):
+    for part in walk(list(e.children)):
         found |= part.free
         for index in indices(part):
             found |= variables(index)
