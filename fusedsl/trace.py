@@ -94,7 +94,7 @@ def _name(function: Callable) -> str:
 
 def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping, size_names: Mapping) -> Traced:
     reader = session.reader
-    signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    signature = _signature(function)
     call = signature.bind(*args, **kwargs)
     call.apply_defaults()
     reader.require(f"torch.get_default_dtype() is {reader.constant(torch.get_default_dtype())}")
@@ -107,6 +107,13 @@ def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping
             result = function(*call.args, **call.kwargs)
         arguments.check_unchanged()
         return _finish(session, result)
+
+
+def _signature(function: Callable) -> inspect.Signature:
+    try:
+        return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except ValueError:  # of a function in C, such as torch.exp, nothing is known
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 @contextmanager

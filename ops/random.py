@@ -213,7 +213,12 @@ def _factory(name: str, op: Op) -> None:
 
     @spells(f"torch.{name}_like")
     def like(input, *, generator=None, dtype=None, **options):
-        return _drawn(op, input.shape, dtype or input.dtype, generator, **options)
+        return _like(input, _drawn(op, input.shape, dtype or input.dtype, generator, **options))
+
+
+def _like(input: Any, drawn: Any) -> Any:
+    """Random numbers that lie in memory as the tensor they are like."""
+    return OPS["laid_out"](drawn, input)
 
 
 _factory("rand", random_uniform)
@@ -234,7 +239,8 @@ def randint(*bounds, low=0, high=None, size=None, generator=None, dtype=None, **
 @spells("torch.randint_like")
 def randint_like(input, low=0, high=None, *, dtype=None, generator=None, **options):
     low, high = (0, low) if high is None else (low, high)
-    return _drawn(random_integers, input.shape, dtype or input.dtype, generator, int(low), int(high), **options)
+    drawn = _drawn(random_integers, input.shape, dtype or input.dtype, generator, int(low), int(high), **options)
+    return _like(input, drawn)
 
 
 @spells("torch.normal")

@@ -88,6 +88,14 @@ def test_a_seed_decides_all():
     assert torch.equal(longer[:50], a)
 
 
+@pytest.mark.parametrize("x", [
+    torch.zeros(3, 5).T, torch.zeros(2, 3, 4).permute(2, 0, 1), torch.zeros(4, 1).expand(4, 3), torch.zeros(9)[::2],
+])  # fmt: skip
+def test_what_is_like_a_tensor_lies_in_memory_as_it_does(x):
+    for f in (torch.rand_like, torch.randn_like, lambda x: torch.randint_like(x, 9), lambda x: x.clone().normal_()):
+        assert fuse(lambda x, f=f: f(x))(x).stride() == f(x).stride()
+
+
 GENERATOR = torch.Generator()
 
 

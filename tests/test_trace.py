@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fusedsl.ops
-from fusedsl import errors
+from fusedsl import errors, fuse
 from fusedsl.interpret import interpret
 from fusedsl.proxy import Proxy
 from fusedsl.session import Session
@@ -80,6 +80,13 @@ def test_an_ordinary_function():
     assert traced.results.leaves == (("node", 0), ("node", 1))
     assert serves(traced, torch.randn(7, 5), torch.randn(7, 5), torch.randn(5), eps=1e-3)
     assert not serves(traced, torch.randn(7, 5), torch.randn(7, 1), torch.randn(5))
+
+
+def test_a_function_in_c():
+    """Python knows no signature of it."""
+    x = torch.randn(3, 4)
+    for f, args, kwargs in [(torch.exp, (x,), {}), (torch.softmax, (x,), {"dim": -1}), (torch.add, (x, 2), {})]:
+        torch.testing.assert_close(fuse(f)(*args, **kwargs), f(*args, **kwargs))
 
 
 def test_names_and_lines():
