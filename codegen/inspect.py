@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import triton
+from triton.backends.amd.compiler import HIPOptions
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDAOptions
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
@@ -25,6 +27,12 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+
+# what `kernel[grid](...)` takes by name for itself, so that no parameter may be called so
+LAUNCH_OPTIONS = frozenset({
+    "grid", "warmup", "stream", "device", "device_type",
+    *CUDAOptions.__dataclass_fields__, *HIPOptions.__dataclass_fields__,
+})  # fmt: skip
 
 
 class CompileFailed(RuntimeError):

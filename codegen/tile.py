@@ -1,11 +1,11 @@
 """Tile sizes and warps of a kernel, from its axes: analytic, deterministic, no search.
 
 A thread should hold 8 to 32 elements: enough for 16-byte accesses of any width, few enough not to spill; where an op
-is long, such as a Bessel function, one. Of resident rows it holds 16, or loads 96 bytes: with fewer, more threads than
-need be take part in each reduction; with more, their registers leave a processor half empty. A loop's tile is for 16
-warps, so that few programs share a processor: the rows that are under way at once should stay in the caches until the
-next pass reads them. docs/gpu.md has the measurements. What depends on a batch size is left out on purpose: a new batch
-must not compile a new kernel.
+is long, such as a Bessel function, one. Of resident rows it holds 16, or loads some 100 bytes: with fewer, more threads
+than need be take part in each reduction; with more, their registers leave a processor half empty. A loop's tile is for
+16 warps, so that few programs share a processor: the rows that are under way at once should stay in the caches until
+the next pass reads them. docs/gpu.md has the measurements. What depends on a batch size is left out on purpose: a new
+batch must not compile a new kernel. Only a loop that stands in another takes a tile of its extent's magnitude.
 
 On a CPU a tile is walked in pieces that fit registers, and a thread takes many programs at once. So tiles there are as
 large as a cache likes: whole rows that are loaded and stored from end to end, and accumulators that stay near.
@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from fusedsl.index import evaluate
 from fusedsl.kernel import Assign, Axis, Kernel, Statement
 from fusedsl.schedule import RESIDENT, padded
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
-ROW_PER_THREAD, ROW_LOADS = 16, 96  # of resident rows; and bytes that a thread loads of them and what they share
+ROW_PER_THREAD, ROW_LOADS = 16, 96  # of resident rows; and about how many bytes of them and what they share
 STEP_PER_THREAD = 4  # of a loop's tile that is loaded step by step
 FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 4096, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
 MOST_ROWS = 4  # for what they share
-PROCESSORS = 132
+PROCESSORS, REGISTERS = 132, 65536  # of a GPU; of a processor
 INTERPRETED = 2**16  # the interpreter's cost is per program, so its tiles are large
 CPU_CHAIN, CPU_ROW, CPU_LOOP = 8192, 512, 512  # elements, as above
 CPU_LINE, CPU_LINES = 16, 8  # elements of a cache line; of the lines that are walked across, so many at once
@@ -38,14 +38,28 @@ CPU_PROGRAMS = 8  # to share neighbouring columns among
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes by the name of their constexpr, and how many warps run a program."""
+    """Tile sizes by the name of their constexpr, and how many warps run a program. maxnreg: registers that a thread may
+    take, None as ptxas likes."""
 
     tiles: tuple[tuple[str, int], ...]
     num_warps: int
     num_stages: int = 1
+    maxnreg: int | None = field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> int:
         return dict(self.tiles)[name]
+
+    @property
+    def options(self) -> dict[str, int]:
+        """As Triton takes them."""
+        given = {"num_warps": self.num_warps, "num_stages": self.num_stages, "maxnreg": self.maxnreg}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def roomy(self) -> Config:
+        """With as many registers as let two programs share a processor. ptxas spills a few, now and then, to let three,
+        and loses more than it gains."""
+        return replace(self, maxnreg=min(255, REGISTERS // (2 * WARP * self.num_warps)))
 
 
 def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:
@@ -64,9 +78,10 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         else:
             _cpu_chain(kernel, grid, sizes, tiles)
         return Config(tuple(tiles.items()), 1)
-    fewer = 1 if cheap else PER_THREAD // FEW_PER_THREAD
+    held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
+    fewer = PER_THREAD // held
     if tiles or loops:
-        _reduction(kernel, grid, loops, inner, sizes, scale, tiles, ROW // fewer, LOOP // fewer)
+        _reduction(kernel, grid, loops, inner, sizes, scale, tiles, ROW // fewer, LOOP // fewer * most // MOST_WARPS)
     else:
         _chain(kernel, grid, sizes, scale, tiles, CHAIN // fewer)
     total = 1
@@ -75,7 +90,6 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     if len(loops) > 1:  # of several loops only one is open at a time
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
-    held, most = (PER_THREAD, MOST_WARPS) if cheap else (FEW_PER_THREAD, FEW_WARPS)
     if cheap and kernel.is_resident:
         total, held = max(total, _loaded(kernel, tiles) * ROW_PER_THREAD // ROW_LOADS), ROW_PER_THREAD
     elif cheap and _has_steps(kernel):

@@ -23,6 +23,7 @@ from .layout import contiguous_strides
 from .runtime import carried, code_of, counters
 
 if TYPE_CHECKING:
+    from .codegen.tile import Config
     from .codegen.triton import Parameter
     from .plan import Plan, Step
 
@@ -174,8 +175,9 @@ class _OnCPU(_Writer):
 
 
 class _OnGPU(_Writer):
-    """Launches what Triton's JIT compiles. Of all that the JIT looks at in every launch, only how addresses are aligned
-    can differ between the calls of a plan: sizes, strides, dtypes and tiles are the plan's."""
+    """Launches what Triton's JIT compiles. Of all that the JIT looks at in every launch, only whether addresses are
+    multiples of 16 can differ between the calls of a plan: sizes, strides, dtypes and tiles are the plan's. (On AMD it
+    also asks whether a storage has 2 GiB; what a plan's kernels reach of it does not depend on that.)"""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         super().__init__(plan, device)
@@ -190,7 +192,7 @@ class _OnGPU(_Writer):
         kernels = _Kernels(self.plan, at, self.device)
         known, compiled = self.constant(kernels.known.get), self.constant(kernels.compiled)
         tensors = "".join(f"{self.name_of(p)}, " for p in pointers.values())
-        alignment = "".join(f"{self.address(p)} & 15, " for p in pointers.values())
+        alignment = "".join(f"{self.address(p)} & 15 == 0, " for p in pointers.values())
         self.lines.append(f"aligned = ({alignment})")
         self.lines.append(f"({known}(aligned) or {compiled}(aligned, ({tensors})))({', '.join(given)})")
 
@@ -204,16 +206,16 @@ class _OnGPU(_Writer):
 
 
 class _Kernels:
-    """A step's kernels on one GPU by the alignment of what its pointers are given, each with its grid."""
+    """A step's kernels on one GPU by which of its pointers are aligned, each with its grid."""
 
     def __init__(self, plan: Plan, at: int, device: torch.device) -> None:
         self.step, self.config, self.grid, self.fixed = (
             plan.program.steps[at], plan.configs[at], plan.grids[at], plan.fixed[at],
         )  # fmt: skip
-        self.function, self.device = self.step.function(plan.target), device
-        self.known: dict[tuple[int, ...], Callable[..., None]] = {}
+        self.function, self.target, self.device = self.step.function(plan.target), plan.target, device
+        self.known: dict[tuple[bool, ...], Callable[..., None]] = {}
 
-    def compiled(self, aligned: tuple[int, ...], tensors: Sequence[torch.Tensor]) -> Callable[..., None]:
+    def compiled(self, aligned: tuple[bool, ...], tensors: Sequence[torch.Tensor]) -> Callable[..., None]:
         pointers, tiles = iter(tensors), dict(self.config.tiles)
         arguments = {
             p.name: carried(next(pointers)) if p.kind == "pointer" else 1 if p.kind == "number"
@@ -221,19 +223,25 @@ class _Kernels:
             for p in self.step.parameters
         }  # fmt: skip
         with torch.cuda.device(self.device):
-            kernel = self.function.warmup(
-                **arguments, grid=self.grid, num_warps=self.config.num_warps, num_stages=self.config.num_stages,
-                enable_fp_fusion=True,
-            )  # fmt: skip
+            kernel = self._compile(arguments, self.config)
+            if kernel.n_spills and self.target.startswith("sm"):
+                kernel = self._compile(arguments, self.config.roomy)
             launch = self.known[aligned] = _launcher(kernel, self.grid, self.device)
         return launch
+
+    def _compile(self, arguments: Mapping[str, Any], config: Config) -> Any:
+        kernel = self.function.warmup(**arguments, grid=self.grid, enable_fp_fusion=True, **config.options)
+        kernel = kernel.result() if hasattr(kernel, "result") else kernel  # compiled in the background
+        kernel[self.grid]  # loads it
+        return kernel
 
 
 def _launcher(kernel: Any, grid: tuple[int, int, int], device: torch.device) -> Callable[..., None]:
     """What launches a compiled kernel on the device's current stream: Triton's own way, less what only hooks read."""
     hooked, run, hooks = kernel[grid], kernel.run, knobs.runtime
     function, metadata = kernel.function, kernel.packed_metadata
-    stream_of, at = driver.active.get_current_stream, device.index
+    active: Any = driver.active
+    stream_of, at = active.get_current_stream, device.index
 
     def launch(*arguments: Any) -> None:
         if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:

@@ -233,7 +233,7 @@ def gpu(
             raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
     if not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU here; `fusedsl bench workloads` and `peers` need none")
-    for line in gpu_bench.host_lines():  # first: once a profiler has counted launches, each takes longer
+    for line in gpu_bench.host_lines(compiled):  # first: once a profiler has counted launches, each takes longer
         typer.echo(line)
     typer.echo("  ".join(gpu_bench.HEAD))
     for row in gpu_bench.rows(names or (), [gpu_bench.DTYPES[each.value] for each in dtype], compiled):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from .errors import Line
@@ -233,16 +234,17 @@ class Kernel:
         buffers = dict.fromkeys((*self.reads, *self.writes))
         return tuple((b, d) for b in buffers for d, s in enumerate(b.strides) if sole_atom(s) in used)
 
-    @property
+    @cached_property
     def aligning(self) -> frozenset[str]:
-        """The sizes, by the names of their parameters, that decide as strides do where along its lanes a tile is
-        loaded, stored or cut off: only if they are multiples of 16 can accesses be wide there."""
+        """The sizes, by the names of their parameters, that decide where along its lanes a tile is loaded, stored or
+        cut off: only if they are multiples of 16 can accesses be wide there. Left out are sizes that only multiply a
+        stride, which is known to be one, and those of long runs, of which one tile of many is cut off."""
         lanes = {a.variable for a in self.lanes}
-        # in one long run of elements one tile is cut off, of how many
+        strides = {s for b in (*self.reads, *self.writes) for s in b.stride_symbols()}
         found = {a.size for a in self.lanes if a.role == "loop" or (a.role == "grid" and len(self.axes) > 1)}
         for places in self._places():
             if lanes & {v for index in places for v in _variables(index)}:
-                found |= {symbol.name for index in places for symbol in _symbols(index)}
+                found |= {symbol.name for index in places for symbol in _moving(index, strides)}
         return frozenset(found)
 
     def _places(self) -> Iterator[tuple[Index, ...]]:
@@ -252,7 +254,10 @@ class Kernel:
                 yield (statement.buffer.offset(statement.index),)
             elif isinstance(statement, Assign) and statement.value.kind == "load":
                 yield (self.buffer(statement.value["tensor"]).offset(statement.value["index"]),)
-            elif isinstance(statement, Assign) and statement.value.kind == "less":
+            elif (
+                isinstance(statement, Assign) and statement.value.kind == "less"
+                and all(statement.origin is not cut.guard for cut in self.cuts)
+            ):  # fmt: skip
                 yield indices(statement.value)
 
     def _used(self) -> set[Symbol]:
@@ -287,6 +292,13 @@ def _flatten(body: Iterable[Statement]) -> Iterator[Statement]:
         yield statement
         if isinstance(statement, Loop):
             yield from _flatten(statement.body)
+
+
+def _moving(index: Index, strides: set[Symbol]) -> Iterator[Symbol]:
+    """The symbols that move an index otherwise than by a stride, or by a number that is a multiple of 16."""
+    for product, factor in () if isinstance(index, int) else index.terms:
+        if factor % 16 and strides.isdisjoint(product):
+            yield from (atom for atom in product if isinstance(atom, Symbol))
 
 
 def _symbols(index: Index) -> Iterator[Symbol]:

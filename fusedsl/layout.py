@@ -15,7 +15,8 @@ WIDE = 2**31 - 2**16  # offsets from here on are computed in 64 bits (a tile may
 @dataclass(frozen=True)
 class Layout:
     """strides: 0 or 1 where they are that, else None (passed to the kernel). joins: see kernel.Buffer. wide: an
-    offset may not fit 32 bits. Alignment is not here: Triton specialises on that of pointers and strides by itself."""
+    offset may not fit 32 bits. Alignment is not here: Triton specialises on that of pointers, strides and sizes by
+    itself."""
 
     strides: tuple[int | None, ...]
     joins: tuple[tuple[int, int], ...] = ()

@@ -16,7 +16,7 @@ from . import runtime
 from .calls import Run, call_of
 from .codegen import interpreter
 from .codegen.expr import CARRIED
-from .codegen.inspect import TARGETS, Compiled, compile_kernel
+from .codegen.inspect import LAUNCH_OPTIONS, TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose
 from .codegen.triton import Parameter, for_target, is_indifferent, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
@@ -115,9 +115,9 @@ class Program:
 
 
 def _names(graph: Graph, specialised: Specialised) -> dict[Node, str]:
-    """A name of its own for every tensor in memory: the user's where there is one."""
+    """A name of its own for every tensor in memory: the user's where there is one, and a launch has no option of it."""
     names: dict[Node, str] = {}
-    taken: set[str] = set()
+    taken = set(LAUNCH_OPTIONS)
 
     def give(node: Node, name: str) -> None:
         base, n = name, 2
@@ -275,10 +275,16 @@ class Plan:
         aligned = {p.name for p in numbers if values.get(p.name, 16) % 16 == 0}
         pointers = {p.name for p in step.parameters if p.kind == "pointer"}
         tiles = {name: "constexpr" for name, _ in config.tiles}
-        return compile_kernel(
-            step.function(target), {**self.signature_of(step, values), **tiles}, dict(config.tiles), target,
-            num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(pointers | aligned),
-        )  # fmt: skip
+
+        def compiled(config: Config) -> Compiled:
+            return compile_kernel(
+                step.function(target), {**self.signature_of(step, values), **tiles}, dict(config.tiles), target,
+                num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(pointers | aligned),
+                options={"maxnreg": config.maxnreg} if config.maxnreg else {},
+            )  # fmt: skip
+
+        found = compiled(config)
+        return compiled(config.roomy) if found.spills and target.startswith("sm") else found
 
     def signature_of(self, step: Step, values: Mapping[str, int]) -> dict[str, str]:
         """The Triton types of a step's parameters but its tiles, whose sizes and strides have these values."""
@@ -344,6 +350,8 @@ class Plan:
         On the CPU a plan for a GPU is interpreted, and so is one with hooks, which see every access."""
         if device.type == "cpu" and (self.target != "cpu" or hooks is not None):
             return self._interpreted(values, hooks)
+        if device.type != "cpu" and device.index is None:  # as a function without tensors says it
+            device = torch.device(device.type, torch.cuda.current_device())
         call = self._calls.get(device)
         if call is None:
             call = self._calls[device] = call_of(self, device)

@@ -40,8 +40,8 @@ class Expr:
     spread    args[0] repeated along axes that it does not vary along  axes
     combine   a state args[0] combined with args[1], lane by lane
 
-    A guard is the condition under which the value is used: elsewhere nothing is loaded, and what is read from memory
-    for an index need not be one. There the value is 0 or false.
+    A guard is the condition under which the value is used: elsewhere nothing is loaded, what is read from memory for an
+    index need not be one, and the value is anybody's.
     """
 
     __slots__ = ("__weakref__", "_attrs", "args", "bound", "children", "dtype", "free", "kind", "op")

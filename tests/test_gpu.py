@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+import triton
 from strategies import NOT_DRAWN, Limits, random_case
 from test_kernels import assert_means_the_same
 
@@ -109,6 +110,47 @@ def test_threads_share_a_function():
         thread.join()
     for x, y in zip(xs, found, strict=True):
         torch.testing.assert_close(y, torch.softmax(x * 2, -1))
+
+
+def test_a_function_without_tensors():
+    assert fuse(lambda: torch.arange(5, device="cuda") * 2)().tolist() == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("name", ["grid", "num_warps", "num_stages", "stream", "debug", "warmup", "device"])
+def test_numbers_may_be_called_as_options_of_a_launch(name):
+    f = eval(f"lambda x, {name}: x * {name}")
+    assert fuse(f)(torch.ones(3, device=GPU), 2.5).tolist() == [2.5] * 3
+
+
+def test_f8_truths_and_nothing():
+    x = torch.randn(7, 33, device=GPU)
+    for f8 in (torch.float8_e4m3fn, torch.float8_e5m2):
+        assert torch.equal(fuse(lambda x, f8=f8: x.to(f8))(x).view(torch.uint8), x.to(f8).view(torch.uint8))
+        assert_matches(lambda x: x.float() * 2, (x.to(f8),))
+    assert_matches(lambda x, t: torch.where((x > 0) == t, x, 1), (x, True))
+    assert_matches(lambda x: (x * 2, x.sum(0), x.sum(1)), (x[:0],))
+    assert_matches(lambda x: (x * 2, x.sum(0)), (x[:1, :1],))
+
+
+def test_hooks_of_launches_are_called():
+    fused, x = fuse(lambda x: x + 1), torch.randn(9, device=GPU)
+    fused(x)
+    seen = []
+    hook = lambda metadata: seen.append(metadata.get()["name"])
+    triton.knobs.runtime.launch_enter_hook.add(hook)
+    try:
+        fused(x)
+    finally:
+        triton.knobs.runtime.launch_enter_hook.remove(hook)
+    fused(x)
+    assert len(seen) == 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+def test_a_function_runs_where_its_tensors_are():
+    fused = fuse(lambda x: torch.softmax(x, -1))
+    for at in (0, 1, 0):
+        assert_matches(fused, (torch.randn(5, 100, device=f"cuda:{at}"),))
 
 
 def test_numbers_keep_64_bits():

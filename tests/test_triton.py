@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ from fusedsl import fuse
 from fusedsl.codegen import interpreter
 from fusedsl.codegen.inspect import TARGETS
 from fusedsl.codegen.tile import choose
-from fusedsl.codegen.triton import for_target
+from fusedsl.codegen.triton import for_target, is_indifferent
 from fusedsl.ops.helpers import HELPERS, to_e4m3
 from fusedsl.options import CPU_TARGETS
 from fusedsl.peers import table
@@ -18,6 +21,7 @@ from fusedsl.peers.chains import CHAINS
 from fusedsl.plan import Plan
 from fusedsl.runtime import load
 from fusedsl.testing import assert_matches, count_traffic
+from fusedsl.workloads import WORKLOADS
 
 CPU = torch.device("cpu")
 F8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -209,10 +213,32 @@ def test_what_is_left_of_a_row_is_accessed_as_widely_as_its_size_allows(width):
         assert (loads[16] == 0) == (width % 16 == 0), loads
 
 
-def test_a_batch_is_no_size_that_a_kernel_knows():
-    f = fuse(lambda x: torch.softmax(x, -1))
-    (kernel,) = f.plan(torch.empty(300, 512, device="meta")).program.steps
-    assert "do_not_specialize=['s0']" in kernel.source
+def open_sizes(source: str) -> set[str]:
+    """What Triton is told not to look at."""
+    declared = re.search(r"do_not_specialize=\[(.*)\]", source)
+    return set(re.findall(r"'(\w+)'", declared[1])) if declared else set()
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: torch.softmax(x, -1), lambda x: x.flip(0) * 2, lambda x: x.sum(0),
+    lambda x: torch.nn.functional.mse_loss(x, x.flip(0)),
+])  # fmt: skip
+def test_a_batch_is_no_size_that_a_kernel_knows(f):
+    for step in fuse(f).plan(torch.empty(300, 513, device="meta")).program.steps:
+        assert any(p.name == "s0" for p in step.parameters)
+        assert "s0" in open_sizes(step.source), step.source
+
+
+def test_a_compiled_kernel_knows_what_a_launch_would():
+    for workload in WORKLOADS:
+        plan = fuse(workload.function).plan(*workload.args(torch.float16))
+        for step in plan.program.steps:
+            told = {p.name for p in step.parameters if p.kind == "number" or is_indifferent(step.kernel, p)}
+            assert open_sizes(step.source) == told
+            with mock.patch("fusedsl.plan.compile_kernel") as compiled:
+                compiled.return_value.spills = 0
+                plan.compile("sm_90")
+            assert not open_sizes(step.source) & compiled.call_args.kwargs["divisible"]
 
 
 # ---- warps of resident rows ------------------------------------------------------------------------------------------

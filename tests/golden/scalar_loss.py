@@ -2,7 +2,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=['size_i'])
+@triton.jit(do_not_specialize=['s0', 's1', 'size_i'])
 def scalar_loss_0(x_ptr, y_ptr, sum_ptr, s0, s1, size_i, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     pid = tl.program_id(0)
     i0 = pid * BLOCK_I
