@@ -12,11 +12,10 @@ from typing import Literal
 
 from fusedsl.errors import Line
 from fusedsl.index import Index, poly
-from fusedsl.kernel import Assign, Axis, Buffer, Check, Kernel, Loop, State, Statement, Store, Update
+from fusedsl.kernel import Assign, Axis, Buffer, Check, Kernel, Loop, State, Statement, Store, Update, needs_mask
 from fusedsl.ops.helpers import GPU_EXP, HELPERS
 from fusedsl.options import CPU_TARGETS
 from fusedsl.scalar import variables
-from fusedsl.schedule import needs_mask
 
 from .expr import CARRIED, ExprText, literal
 

@@ -60,6 +60,19 @@ class Axis:
         return f"{self.name}:{self.role}({self.extent})"
 
 
+def padded(extent: Index) -> int:
+    """The power of two that holds a known extent."""
+    assert isinstance(extent, int)
+    return 1 << max(0, extent - 1).bit_length()
+
+
+def needs_mask(axis: Axis) -> bool:
+    """Whether a tile of the axis can reach past its end: tiles are powers of two."""
+    if axis.role == "block" or (axis.role == "loop" and isinstance(axis.extent, int)):
+        return padded(axis.extent) != axis.extent
+    return axis.role in ("grid", "loop")
+
+
 @dataclass(frozen=True)
 class Buffer:
     """A tensor in memory as the kernel sees it. strides: in elements, a number where it is known, else a symbol that is

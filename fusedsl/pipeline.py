@@ -24,7 +24,8 @@ from .passes.split_reductions import split_reductions
 from .passes.split_rows import split_rows
 from .passes.still_dims import still_dims
 from .passes.unify_axes import unify_axes
-from .schedule import Names, schedule
+from .schedule import schedule
+from .statements import Names
 
 PIPELINE: tuple[Callable[[Graph], Graph], ...] = (simplify, decompose, simplify)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .codegen.inspect import TARGETS
-from .codegen.interpreter import Traffic
+from .codegen.traffic import Traffic
 from .comparison import (
     Args,
     Comparison,

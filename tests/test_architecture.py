@@ -44,6 +44,8 @@ ORDER = [
     "fusedsl.kernel",
     "fusedsl.layout",
     "fusedsl.lower",
+    "fusedsl.levels",
+    "fusedsl.statements",
     "fusedsl.schedule",
     "fusedsl.cost",
     "fusedsl.passes.*",

@@ -20,7 +20,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from fusedsl.codegen import hardware, interpreter
+from fusedsl.codegen import hardware, templates
 from fusedsl.codegen.cpu import elem, half, machine, toolchain
 from fusedsl.codegen.cpu.build import Builder, Value
 from fusedsl.codegen.cpu.errors import CannotCompile
@@ -276,23 +276,23 @@ def _casts() -> None:
 
 
 def _integer_operations() -> None:
-    for name, text in interpreter._INT_OPS.items():
+    for name, text in templates.INT_OPS.items():
         for e in INTEGERS:
             count = 1 if name == "math.absi" else 2
             case(f"{name}_{e}", [e] * count, e, make(name, [e] * count, e), template(text, count),
                  lambda e=e, n=count: pairs(e)[:n])  # fmt: skip
-    for name, text in interpreter._BOOL_OPS.items():
+    for name, text in templates.BOOL_OPS.items():
         case(f"{name}_i1", ["i1"] * 2, "i1", make(name, ["i1"] * 2, "i1"), template(text), lambda: pairs("i1"))
     for number, e in itertools.product((0, 1, -1, 3, 10, 64, -7), INTEGERS):
         for name in ("arith.divsi", "arith.remsi", "arith.divui", "arith.remui", "arith.shli", "arith.shrsi"):
-            apply, reference = make(name, [e, e], e), template(interpreter._INT_OPS[name])
+            apply, reference = make(name, [e, e], e), template(templates.INT_OPS[name])
             case(f"{name}_{e}_by_{number}".replace("-", "minus_"), [e], e,
                  lambda b, x, f=apply, n=number: f(b, x, b.const(n, x.el, x.lanes)),
                  lambda x, f=reference, n=number: f(x, np.full_like(x, n)), lambda e=e: [values(e)])  # fmt: skip
 
 
 def _comparisons() -> None:
-    for key, text in interpreter._COMPARISONS.items():
+    for key, text in templates.COMPARISONS.items():
         name, predicate = key.split()
         for e in INTEGERS if name == "arith.cmpi" else FLOATS:
             reference = template(text)
@@ -308,10 +308,10 @@ def _float_operations() -> None:
     one = ("arith.negf", "math.absf", "math.ceil", "math.floor", "math.sqrt")
     for e in FLOATS:
         for name in (f"arith.{n}" for n in two):
-            case(f"{name}_{e}", [e, e], e, make(name, [e, e], e), rounded(template(interpreter._FLOAT_OPS[name]), e),
+            case(f"{name}_{e}", [e, e], e, make(name, [e, e], e), rounded(template(templates.FLOAT_OPS[name]), e),
                  lambda e=e: pairs(e), zeros_differ="m" not in name[6:8])  # fmt: skip
         for name in one:
-            case(f"{name}_{e}", [e], e, make(name, [e], e), rounded(template(interpreter._FLOAT_OPS[name], 1), e),
+            case(f"{name}_{e}", [e], e, make(name, [e], e), rounded(template(templates.FLOAT_OPS[name], 1), e),
                  lambda e=e: [values(e)])  # fmt: skip
         for propagate in ("none", "all"):
             text = f" %a, %b, %c, propagateNan = {propagate}"
@@ -550,7 +550,7 @@ def test_half_without_its_instructions(folder: Path) -> None:
 
 
 def test_every_operation_of_the_interpreter() -> None:
-    tables = (interpreter._FLOAT_OPS, interpreter._INT_OPS, interpreter._BOOL_OPS)
+    tables = (templates.FLOAT_OPS, templates.INT_OPS, templates.BOOL_OPS)
     for name in itertools.chain(*tables, ("arith.cmpi", "arith.cmpf", "arith.select", "tt.extern_elementwise")):
         op = Op(name, ["%r"], " %a, %b", ["%a", "%b"], [Type("f32")])
         assert elem.is_elementwise(op) and elem.cost(op) > 0, name

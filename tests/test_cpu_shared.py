@@ -34,7 +34,7 @@ REFUSED = {
     "test_device_print": "tt.print",
     "test_libdevice_that_is_missing_says_so": "tt.extern_elementwise: libdevice's __nv_jnf",
 }
-# The time goes into compiling, once for each kernel; cases at length are in test_cpu.py and test_cpu_elem.py.
+# The time goes into compiling, once for each kernel; the other test_cpu files have cases at length.
 FEW = settings(max_examples=3, phases=[Phase.explicit, Phase.generate])
 
 for name, test in vars(shared).items():

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from triton.language.extra import libdevice
 from triton.language.extra.cuda import libdevice as cuda_libdevice  # whence a function passed as an argument must come
 
-from fusedsl.codegen import interpreter
+from fusedsl.codegen import translate
 from fusedsl.codegen.hardware import libdevice as libdevice_function
 from fusedsl.codegen.inspect import compile_kernel
-from fusedsl.codegen.interpreter import CannotInterpret, OutOfBounds, Traffic, launch
+from fusedsl.codegen.interpreter import launch
+from fusedsl.codegen.traffic import OutOfBounds, Traffic
+from fusedsl.codegen.translate import CannotInterpret
 
 ONE = (1, 1, 1)
 N = 64  # the lanes of the kernels below that say BLOCK
@@ -1375,5 +1377,5 @@ def test_threads_launch_while_others_compile():
 
 
 def test_constants_of_bf16_are_bf16():
-    assert interpreter._number("1.000980e-01", "bf16") == np.float32(0.10009765625)
-    assert interpreter._number("0x7FC0", "bf16") != interpreter._number("0x7FC0", "bf16")
+    assert translate._number("1.000980e-01", "bf16") == np.float32(0.10009765625)
+    assert translate._number("0x7FC0", "bf16") != translate._number("0x7FC0", "bf16")

@@ -26,6 +26,8 @@ from triton._C.libtriton import ir, passes
 from fusedsl.codegen import hardware, interpreter
 from fusedsl.codegen.cpu import emit, machine, native, toolchain, wrapper
 from fusedsl.codegen.cpu.errors import CannotCompile
+from fusedsl.codegen.memory import Memory
+from fusedsl.codegen.translate import Translator
 from fusedsl.codegen.ttir import parse
 
 from .ttir_random import BEFORE, BYTES, SMALL_FLOATS, Argument, Case, Generator
@@ -56,7 +58,7 @@ def canonical(text: str, simplify: bool = False, tidy: bool = False) -> str:
     return module.str_nodebug()
 
 
-class _Memory(interpreter.Memory):
+class _Memory(Memory):
     """Refuses what has no one result: lanes of a store that meet."""
 
     def store(self, pointer: Any, value: Any, mask: Any, shape: tuple[int, ...], element: str) -> None:
@@ -83,7 +85,7 @@ def _slot(argument: Argument, base: int) -> Any:
 def interpreted(case: Case, memory: np.ndarray) -> Outcome:
     """Runs the case in numpy on this memory."""
     whole = torch.from_numpy(memory)
-    make_program = interpreter._Translator(parse(case.text)).translate()
+    make_program = Translator(parse(case.text)).translate()
     kinds = ["*" if a.kind != "number" else {"f32": "fp32"}.get(a.element, a.element) for a in case.arguments]
     values = [
         interpreter._argument(_slot(a, whole.data_ptr()), kind) for a, kind in zip(case.arguments, kinds, strict=True)

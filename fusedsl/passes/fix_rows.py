@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from ..index import Atom, Index, Symbol, evaluate, free
 from ..ir import Graph, Node, substitute_sizes
-from ..schedule import RESIDENT, padded
+from ..kernel import padded
+from ..schedule import RESIDENT
 
 COLUMNS = 16  # the fewest columns that a program reduces side by side
 

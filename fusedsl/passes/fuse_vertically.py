@@ -18,9 +18,10 @@ import networkx as nx
 from ..cost import REFERENCE, Machine, distinct_bytes, known
 from ..index import Variable
 from ..ir import Graph, Node, topological
-from ..lower import Write, lower
+from ..levels import nests_of
+from ..lower import Refusal, Write, lower
 from ..scalar import walk
-from ..schedule import Refusal, check, nests_of, refuse_large_tiles, refuse_loops_inside
+from ..schedule import check, refuse_large_tiles, refuse_loops_inside
 from .split_groups import split_groups
 from .split_rows import split_rows
 from .unify_axes import unify_axes

@@ -1,0 +1,350 @@
+"""Writes to statements: every value is named, and computed where all that it needs is known.
+
+A value is placed in the current pass if it varies along the pass's axes, else right after the last pass that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .errors import Line
+from .index import Atom, Index, Symbol, Variable, free, poly, replace
+from .ir import Node
+from .kernel import Assign, Axis, Buffer, Check, Loop, State, Statement, Store, Update, needs_mask
+from .levels import Nest, level
+from .lower import Refusal, Write
+from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
+from .types import DType, bool_
+
+
+@dataclass
+class Names:
+    """What to call values, and the user's lines they come from."""
+
+    names: Mapping[Expr, str] = field(default_factory=dict)
+    lines: Mapping[Expr, Line] = field(default_factory=dict)
+
+
+class Scope:
+    """A place for statements: the program, or the body of a loop."""
+
+    def __init__(self) -> None:
+        self.statements: list[Statement] = []
+        self.memo: dict[Expr, Expr] = {}
+
+
+@dataclass
+class Pass:
+    """One walk over a nest's axes: the reductions and writes whose level it is."""
+
+    nest: Nest
+    number: int
+    reductions: list[Expr] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+
+
+# what the printed text uses beside names of its own
+RESERVED = frozenset({"tl", "triton", "libdevice", "pid", "full", "edge", "tail", "range", "float"})
+
+
+def _parameter_names(axes: Sequence[Axis], buffers: Mapping[Node, Buffer]) -> set[str]:
+    """Names that the kernel's parameters and axes take."""
+    taken = {b.name if b.number else b.pointer for b in buffers.values()}
+    taken |= {repr(s) for b in buffers.values() for s in b.stride_symbols()}
+    for b in buffers.values():
+        taken |= {s.name for n in b.shape for s in free(n) if isinstance(s, Symbol)}
+    for a in axes:
+        taken |= {a.name, a.start, a.tile, f"in_{a.name}", f"{a.name}_full", f"size_{a.name}"}
+        taken |= {s.name for s in free(a.extent) if isinstance(s, Symbol)}
+    return taken
+
+
+class Builder:
+    """Places every value in a scope and names it."""
+
+    def __init__(
+        self, axes: Sequence[Axis], nests: Sequence[Nest], buffers: Mapping[Node, Buffer], names: Names
+    ) -> None:
+        self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
+        self.order = [a.variable for a in axes]
+        self.loops = [n for n in nests if not n.resident]
+        self.taken = set(RESERVED) | _parameter_names(axes, buffers)
+        self.passes: list[Pass] = []
+        self.after: list[Scope] = [Scope()]  # after[n]: after pass n
+        self.states: list[State] = []  # of the pass being built
+        self.current: dict[Variable, Scope] = {}  # of the pass being built: the scope inside each of its axes
+        self.needs: dict[Expr, int] = {}
+        self.checked: set[tuple[Expr, Index, tuple[Expr, ...]]] = set()
+
+    def build(self, writes: Sequence[Write]) -> list[Statement]:
+        self.passes = self._plan(writes)
+        rest = [w for w in writes if not any(w in p.writes for p in self.passes)]
+        for number, one in enumerate(self.passes, 1):
+            self.after.append(Scope())
+            self._pass(one, number)
+        last = self.after[-1]
+        for w in rest:
+            self._store(w, last)
+        return [s for scope in self.after for s in scope.statements]
+
+    # -- which pass
+
+    def _plan(self, writes: Sequence[Write]) -> list[Pass]:
+        found: dict[tuple[Nest, int], Pass] = {}
+        order = walk([w.value for w in writes])
+        member: dict[Expr, Pass] = {}
+        for nest in self.loops:
+            memo: dict[Expr, int] = {}
+            for e in order:
+                if e.kind == "reduce" and e["axes"][0] in nest:
+                    n = level(e, nest.axes, memo)
+                    member[e] = found.setdefault((nest, n), Pass(nest, n))
+                    member[e].reductions.append(e)
+            for w in writes:
+                if set(nest.axes) & set(w.axes):
+                    n = max(1, level(w.value, nest.axes, memo) + (0 if w.value.free & set(nest.axes) else 1))
+                    found.setdefault((nest, n), Pass(nest, n)).writes.append(w)
+        return _sorted(list(found.values()), member)
+
+    # -- one pass
+
+    def _pass(self, one: Pass, number: int) -> None:
+        axes = one.nest.axes
+        scopes = [Scope() for _ in axes]
+        self.current = dict(zip(axes, scopes, strict=True))
+        self.needs = {}
+        self.states = []
+        finals: list[tuple[Expr, State]] = []
+        for r in one.reductions:
+            state = self._accumulate(r, scopes[-1])
+            self.states.append(state)
+            finals.append((r, state))
+        for w in one.writes:
+            self._store(w, scopes[-1])
+        loop: Statement | None = None
+        for axis, scope in reversed(list(zip(axes, scopes, strict=True))):
+            body = scope.statements + ([loop] if loop is not None else [])
+            inner = self.axes[axis]
+            states = tuple(self.states) if axis is axes[0] else ()
+            loop = Loop(inner, states, tuple(body), one.number)
+        assert loop is not None
+        before, after = self.after[number - 1], self.after[number]
+        before.statements.append(loop)
+        self.current = {}
+        for r, state in finals:
+            self._finish(r, state, after)
+
+    def _accumulate(self, r: Expr, scope: Scope) -> State:
+        """acc = acc combined with the body, lane by lane; the lanes are combined once, after the loop."""
+        identity = _identity(r)
+        body = self._masked(r, self.emit(r.args[0], scope), identity)
+        free = (r.args[0].free | set(r["axes"])) - {a for a in r["axes"] if self.axes[a].role == "step"}
+        axes = self._ordered(free)
+        name = self._name(r, suffix="_acc")
+        ref = make("ref", r.dtype, name=name, axes=axes)
+        body = self.emit_named(body, scope)
+        scope.statements.append(Update(name, make("combine", r.dtype, (ref, body), r.op), self._line(r)))
+        return State(name, r.dtype, identity, axes)
+
+    def _finish(self, r: Expr, state: State, scope: Scope) -> None:
+        ref = make("ref", r.dtype, name=state.name, axes=state.axes)
+        tiled = tuple(a for a in r["axes"] if self.axes[a].role != "step")
+        self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=tiled), scope)
+
+    def _masked(self, r: Expr, body: Expr, identity: Expr) -> Expr:
+        """The body where all the reduced axes are inside, the identity elsewhere."""
+        mask = None
+        for axis in r["axes"]:
+            if needs_mask(self.axes[axis]) and not _vanishes(r.args[0], axis, identity):
+                inside = make("inside", bool_, axis=axis)
+                mask = inside if mask is None else make("both", bool_, (mask, inside))
+        return body if mask is None else make("select", r.dtype, (mask, body, identity))
+
+    # -- one value
+
+    def emit(self, e: Expr, here: Scope) -> Expr:
+        """A reference to the value of e, computed in the outermost scope that has all it needs."""
+        if e.kind in ("const", "inside", "ref"):
+            return e
+        scope = self._place(e)
+        if e not in scope.memo:
+            if e.kind == "reduce":
+                self._resident_reduction(e, scope)
+            elif e.kind == "scan":
+                self._scan(e, scope)
+            else:
+                self._emit_parts(e, scope)
+        return scope.memo[e]
+
+    def _emit_parts(self, e: Expr, scope: Scope) -> None:
+        args = tuple(self.emit(a, scope) for a in e.args)
+        mapping: dict[Atom, Index] = {}
+        for index in indices(e):
+            for loaded in loaded_in(index):
+                ref = self.emit(loaded.expr, scope)
+                mapping[loaded] = poly(Loaded(ref, loaded.below))
+                self._check(loaded, ref, args, scope if args else self._place(loaded.expr), self._line(e))
+        self._assign(e, rebuild(e, args, mapping), scope)
+
+    def _check(self, loaded: Loaded, ref: Expr, guard: tuple[Expr, ...], scope: Scope, line: Line | None) -> None:
+        """Where what uses the index is guarded, it need not be right elsewhere."""
+        if ref.kind == "ref" and (ref, loaded.below, guard) not in self.checked:
+            self.checked.add((ref, loaded.below, guard))
+            axes = self._ordered({*ref["axes"], *(a for g in guard for a in g.free)})
+            scope.statements.append(Check(ref, loaded.below, axes, guard, line or self._line(loaded.expr)))
+
+    def _resident_reduction(self, r: Expr, scope: Scope) -> None:
+        ref = self._spread(r, self._masked(r, self.emit(r.args[0], scope), _identity(r)), scope)
+        self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=r["axes"]), scope)
+
+    def _spread(self, e: Expr, body: Expr, scope: Scope) -> Expr:
+        """A body that does not vary along the axes of its reduction still counts once for each index."""
+        missing = [a for a in e["axes"] if a not in body.free]
+        if missing:
+            body = make("spread", e.dtype, (body,), axes=tuple(missing))
+        return self.emit_named(body, scope)
+
+    def _scan(self, e: Expr, scope: Scope) -> None:
+        """Within a tile; in a loop combined with what came before the tile, which is carried. What stands beyond the
+        end of the axis comes after all that counts."""
+        (axis,) = e["axes"]
+        body = self._spread(e, self.emit(e.args[0], scope), scope)
+        inside = make("scan", e.dtype, (body,), e.op, axes=(axis,))
+        if self.axes[axis].role == "block":
+            self._assign(e, inside, scope)
+            return
+        name, rest = self._name(e, suffix="_before"), self._ordered(body.free - {axis})
+        before = make("ref", e.dtype, name=name, axes=rest)
+        self.states.append(State(name, e.dtype, _identity(e), rest))
+        self._assign(e, make("combine", e.dtype, (before, self.emit_named(inside, scope)), e.op), scope)
+        total = self.emit_named(make("reduce", e.dtype, (body,), e.op, axes=(axis,)), scope)
+        scope.statements.append(Update(name, make("combine", e.dtype, (before, total), e.op), self._line(e)))
+
+    def emit_named(self, e: Expr, scope: Scope) -> Expr:
+        """A name for an expression over names."""
+        if e.kind in ("ref", "const", "inside"):
+            return e
+        if e not in scope.memo:
+            self._assign(e, rebuild(e, tuple(self.emit_named(a, scope) for a in e.args)), scope)
+        return scope.memo[e]
+
+    def _assign(self, origin: Expr, value: Expr, scope: Scope) -> None:
+        axes = self._ordered(value.free)
+        name = self._name(origin)
+        scope.statements.append(Assign(name, value, axes, origin, self._line(origin)))
+        scope.memo[origin] = make("ref", value.dtype, name=name, axes=axes)
+
+    def _store(self, w: Write, scope: Scope) -> None:
+        value = self.emit(_unrounded(w.value, self.buffers[w.tensor].dtype), scope)
+        mapping = {}
+        for index in w.index:
+            for loaded in loaded_in(index):
+                mapping[loaded] = poly(Loaded(self.emit(loaded.expr, scope), loaded.below))
+        index = tuple(replace(i, mapping) for i in w.index)
+        scope.statements.append(
+            Store(self.buffers[w.tensor], index, value, self._ordered(set(w.axes)), self._line(w.value))
+        )
+
+    def _place(self, e: Expr) -> Scope:
+        inside = [a for a in self.current if a in e.free]
+        if inside:
+            return self.current[inside[-1]]
+        return self.after[self._need(e)]
+
+    def _need(self, e: Expr) -> int:
+        """The last pass whose results e uses."""
+        for part in walk([e]):
+            if part in self.needs:
+                continue
+            own = 0
+            if part.kind == "reduce" and any(part["axes"][0] in n for n in self.loops):
+                own = next(i for i, p in enumerate(self.passes, 1) if part in p.reductions)
+            self.needs[part] = max([own, *(self.needs[c] for c in part.children)])
+        return self.needs[e]
+
+    def _ordered(self, free: Iterable[Variable]) -> tuple[Variable, ...]:
+        wanted = set(free)
+        return tuple(v for v in self.order if v in wanted)
+
+    def _line(self, e: Expr) -> Line | None:
+        return self.labels.lines.get(e)
+
+    def _name(self, e: Expr, suffix: str = "") -> str:
+        base = self.labels.names.get(e)
+        if base is None:
+            base = self._loaded_name(e) if e.kind == "load" else _short(e)
+        name, n = base + suffix, 2
+        while name in self.taken:
+            name, n = f"{base}{suffix}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+    def _loaded_name(self, e: Expr) -> str:
+        buffer = self.buffers[e["tensor"]]
+        return f"{buffer.name}_value" if buffer.number else buffer.name
+
+
+def _unrounded(e: Expr, stored: DType) -> Expr:
+    """What a store that rounds to its tensor's type may take instead: of a cast to that very type, the operand."""
+    to = e["to"] if e.kind == "round" else e["dtype"] if e.op is not None and e.op.name == "cast" else None
+    narrows = to is stored and e.dtype.is_float and e.args[0].dtype is e.dtype
+    return e.args[0] if narrows else e
+
+
+def _identity(e: Expr) -> Expr:
+    assert e.op is not None and e.op.combination is not None
+    return constant(e.op.combination.identity(e.dtype), e.dtype)
+
+
+def _short(e: Expr) -> str:
+    name = e.op.name if e.op is not None else e.kind
+    return name.removeprefix("reduce_").removeprefix("scan_")
+
+
+def _sorted(found: list[Pass], member: Mapping[Expr, Pass]) -> list[Pass]:
+    """Passes in an order in which each finds its results ready."""
+    needs: dict[int, set[int]] = {}
+    position = {id(p): i for i, p in enumerate(found)}
+    for p in found:
+        bodies = [r.args[0] for r in p.reductions] + [w.value for w in p.writes]
+        needs[id(p)] = {id(member[e]) for e in walk(bodies) if e in member} - {id(p)}
+    order: list[Pass] = []
+    done: set[int] = set()
+    while len(order) < len(found):
+        ready = [p for p in found if id(p) not in done and needs[id(p)] <= done]
+        if not ready:
+            raise Refusal("passes over two axes need each other")
+        first = min(ready, key=lambda p: position[id(p)])
+        order.append(first)
+        done.add(id(first))
+    return order
+
+
+def _vanishes(body: Expr, axis: Variable, identity: Expr) -> bool:
+    """Whether the body is the identity outside the axis because its loads give 0 there."""
+    known: dict[Expr, object] = {}
+    for e in walk([body]):
+        if e.kind == "const":
+            known[e] = e["value"]
+        elif e.kind == "load":
+            known[e] = 0 if any(axis in variables(i) for i in e["index"]) else None
+        elif e.kind == "apply" and e.args and all(known.get(a) is not None for a in e.args):
+            known[e] = _apply(e, [known[a] for a in e.args])
+        else:
+            known[e] = None
+    value = known[body]
+    return value is not None and value == identity["value"]
+
+
+def _apply(e: Expr, values: list) -> object:
+    import torch
+
+    assert e.op is not None
+    if e.attrs:
+        return None
+    tensors = [torch.tensor(v, dtype=a.dtype.torch) for v, a in zip(values, e.args, strict=True)]
+    try:
+        return e.op.reference(*tensors).item()
+    except RuntimeError:  # a division of integers by the 0 of a masked lane
+        return None
