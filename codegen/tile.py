@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel, Statement
-from fusedsl.schedule import RESIDENT, padded
+from fusedsl.kernel import Assign, Axis, Kernel, Statement, padded
+from fusedsl.schedule import RESIDENT
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
 ROW_PER_THREAD, ROW_LOADS = 16, 96  # of resident rows; and about how many bytes of them and what they share

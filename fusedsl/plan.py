@@ -26,12 +26,11 @@ from .interpret import interpret
 from .ir import OPS, Graph, Node, build
 from .kernel import Buffer, Check, Kernel, Loop
 from .layout import Layout, buffer_of, contiguous_strides, layout_of
-from .lower import lower
+from .lower import Refusal, lower
 from .options import Options, Rung, say
 from .passes.fix_rows import fix_rows
 from .passes.unify_axes import unify_axes
 from .pipeline import Specialised, kernel_of, specialise
-from .schedule import Refusal
 
 Sizes = Mapping[str, int]
 Grid = tuple[int, int, int]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -408,6 +408,14 @@ def fetched(make: Maker, source: str, target: Machine = HOST, variant: str = "")
     return found
 
 
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    """A cache that no test before this one has filled, and none beside it looks into."""
+    options = replace(Options.from_env(), cache_dir=tmp_path)
+    monkeypatch.setattr(Options, "from_env", lambda: options)
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_a_kernel_is_made_once():
     make = Maker()
     first, second = fetched(make, "once"), fetched(make, "once")
@@ -431,6 +439,7 @@ def test_what_decides_the_code_decides_the_place(monkeypatch):
     cache._compiler.cache_clear()
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("harm", [
     lambda whole: whole[:-1],
     lambda whole: whole[: len(whole) // 2],
@@ -457,6 +466,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
     assert isinstance(fetched(make, "nowhere").code, bytes) and make.calls == 1
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_file_that_cannot_be_run(monkeypatch):
     make = Maker()
     path = fetched(make, "noexec").code

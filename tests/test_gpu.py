@@ -7,9 +7,9 @@ import threading
 
 import pytest
 import torch
-import triton
 from strategies import NOT_DRAWN, Limits, random_case
 from test_kernels import assert_means_the_same
+from triton import knobs
 
 from fusedsl import fuse
 from fusedsl.comparison import is_random
@@ -137,11 +137,11 @@ def test_hooks_of_launches_are_called():
     fused(x)
     seen = []
     hook = lambda metadata: seen.append(metadata.get()["name"])
-    triton.knobs.runtime.launch_enter_hook.add(hook)
+    knobs.runtime.launch_enter_hook.add(hook)
     try:
         fused(x)
     finally:
-        triton.knobs.runtime.launch_enter_hook.remove(hook)
+        knobs.runtime.launch_enter_hook.remove(hook)
     fused(x)
     assert len(seen) == 1
 
