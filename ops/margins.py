@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.ir import Choice, Flag, Node, Number, Size, declare
-from fusedsl.types import DType, show_shape
+from fusedsl.types import DType, Type, show_shape
 
 from .compare import clamp_min, eq, lt, minimum, ne, where
 from .convert import float_of, wide
@@ -15,7 +15,7 @@ from .elementwise import exp, log1p, sqrt
 from .indexing import gather, pick
 from .losses import finished
 from .movement import along, unsqueeze
-from .norms import pairwise_distance
+from .norms import distance
 from .reduce import any, mean, reduce_min, sum
 from .rules import common
 
@@ -86,13 +86,11 @@ def cosine_embedding_loss(input1: torch.Tensor, input2: torch.Tensor, target: to
 
 def _triplet_margin(anchor: Node, positive: Node, negative: Node, margin: float, p: float, eps: float, swap: bool,
                     reduction: str) -> Node:  # fmt: skip
-    three = anchor, positive, negative
-    own, dt = common([each.type for each in three], "triplet_margin_loss"), float_of(*three)
-    a, b, c = (wide(each, own) for each in three)
-    near, far = pairwise_distance(a, b, p, eps), pairwise_distance(a, c, p, eps)
-    if swap:
-        far = minimum(far, pairwise_distance(b, c, p, eps))
-    return finished(clamp_min(near - far + margin, 0), reduction, "triplet_margin_loss", dt)
+    pairs = [(anchor, positive), (anchor, negative), *([(positive, negative)] if swap else [])]
+    dt = common([Type(float_of(*pair), ()) for pair in pairs], "triplet_margin_loss")
+    near, *far = (distance(x, y, p, eps, dt) for x, y in pairs)
+    loss = clamp_min(near - (minimum(*far) if swap else far[0]) + margin, 0)
+    return finished(loss, reduction, "triplet_margin_loss", dt)
 
 
 @declare(expand=_triplet_margin)

@@ -249,10 +249,16 @@ def dist(x: torch.Tensor, y: torch.Tensor, p: Number = 2.0):
     return torch.dist(x, y, p)
 
 
-def _pairwise_distance(x1: Node, x2: Node, p: float, eps: float, keepdim: bool) -> Node:
-    own, dt = common([x1.type, x2.type], "pairwise_distance"), float_of(x1, x2)
+def distance(x1: Node, x2: Node, p: float, eps: float, dt: DType, keepdim: bool = False) -> Node:
+    """|x1 - x2 + eps|_p along the last dimension, in the type that values of dt are computed in."""
+    own = common([x1.type, x2.type], "pairwise_distance")
     apart = wide(x1, own) - wide(x2, own)  # integers wrap, as in torch
-    return narrow(vector_norm(wide(apart, dt) + eps, p, -1, keepdim), dt)
+    return vector_norm(wide(apart, dt) + eps, p, -1, keepdim)
+
+
+def _pairwise_distance(x1: Node, x2: Node, p: float, eps: float, keepdim: bool) -> Node:
+    dt = float_of(x1, x2)
+    return narrow(distance(x1, x2, p, eps, dt, keepdim), dt)
 
 
 @declare(expand=_pairwise_distance)

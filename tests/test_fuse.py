@@ -379,6 +379,24 @@ def test_operands_are_brought_to_their_common_dtype_first():
     assert_matches(lambda x: torch.pow(x, torch.tensor(-254)), (x,))
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_powers_of_two_stay_in_range_where_the_result_does(kind):
+    x = torch.tensor([0, 1, -1, 1e-30, 3e38, 1e-45, torch.inf, torch.nan])
+    info = torch.iinfo(kind)
+    for n in (-400, -270, -149, -1, 0, 128, 255, 277, 400):
+        if info.min <= n <= info.max:
+            assert_matches(lambda x, n: torch.ldexp(x, n), (x, torch.tensor(n, dtype=kind)))
+
+
+def test_a_distance_has_the_dtype_of_its_own_two():
+    """Between bytes they wrap, and are f32; the loss is what those and a half's promote to."""
+    a, b = torch.tensor([[[1, 250]], [[7, 3]]], dtype=torch.uint8)
+    h = torch.tensor([[1.0, 2.0]], dtype=torch.float16)
+    for args in [(a, b, h), (a, h, b), (h, a, b), (a, b, b), (h, h, a)]:
+        for swap in (False, True):
+            assert_matches(lambda x, y, z, swap=swap: F.triplet_margin_loss(x, y, z, swap=swap), args)
+
+
 def test_what_pads_truths_is_a_truth():
     """Triton's choice between a bool and a number would be a number."""
     m = torch.tensor([True, False, True])
