@@ -81,6 +81,11 @@ def _ours(method: Callable) -> Callable:
     return inside
 
 
+def _settled(value: Any) -> Any:
+    """A number of the caller's as what it is in this call."""
+    return value.fix() if issubclass(type(value), Number) else value
+
+
 class Session:
     """One trace."""
 
@@ -288,7 +293,13 @@ class Session:
         """A function without a rule: run if it has nothing to do with tensors."""
         if holds((args, kwargs), torch.Tensor):
             raise no_rule(name_of(function))
-        result = function(*args, **kwargs)
+        args, kwargs = map_leaves((tuple(args), dict(kwargs)), _settled)
+        try:
+            result = function(*args, **kwargs)
+        except RuntimeError as error:
+            if holds((args, kwargs), Size):  # torch makes no tensors of sizes that stay open
+                raise no_rule(name_of(function)) from error
+            raise
         if holds(result, torch.Tensor):
             raise no_rule(name_of(function))
         return result

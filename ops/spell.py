@@ -306,7 +306,7 @@ def view_as(self, other):
 
 @spells("torch.ravel", "Tensor.ravel")
 def ravel(input):
-    return ops.reshape(input, (-1,))
+    return ops.reshape(input.contiguous(), (-1,))
 
 
 @spells("Tensor.expand")

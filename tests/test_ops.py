@@ -268,7 +268,8 @@ CALLS_OF_TORCH = {
         torch.split(x, [3, 5], dim=1); x.unbind(); x.unbind(1); x.repeat(2, 1); x.repeat(1, 2, 1); x.tile((2,));
         x.repeat_interleave(2, dim=1); x.repeat_interleave(2); x.roll(1, 0); x.roll(2); x.roll((1, 2), (0, 1));
         torch.swapaxes(x, 0, 1); x.narrow(0, 1, 2); x.select(1, 3); x.diagonal(); torch.diagonal(z, 0, 1, 2);
-        x.unfold(1, 3, 2); x.swapdims(0, 1); torch.ravel(x); x.view_as(y); torch.broadcast_tensors(x, v);
+        x.unfold(1, 3, 2); x.swapdims(0, 1); torch.ravel(x); x[0, ::2].ravel(); x.view_as(y);
+        torch.broadcast_tensors(x, v);
         torch.meshgrid(v, v[:3], indexing="ij");
         torch.meshgrid(v, v[:3], indexing="xy"); torch.outer(v, v); x.fliplr()""",
     "joining": """

@@ -89,6 +89,11 @@ def test_a_function_in_c():
         torch.testing.assert_close(fuse(f)(*args, **kwargs), f(*args, **kwargs))
 
 
+def test_numbers_of_the_callers_for_an_unknown_function():
+    with pytest.raises(errors.UnknownFunction, match="empty_strided"):
+        fuse(lambda size, strides: torch.empty_strided(size, strides))((2, 3), (3, 1))
+
+
 def test_names_and_lines():
     traced = trace(rms_norm, (torch.randn(4, 8), torch.randn(4, 8), torch.randn(8)))
     h, y = traced.graph.outputs
@@ -1231,6 +1236,7 @@ MISTAKES = {
     "dim": (lambda x: x.sum(5), errors.DimOutOfRange, r"\[-2, 1\]"),
     "size": (lambda x: x.size(3), errors.BadArgument, "dim"),
     "unknown function": (lambda x: torch.linalg.svd(x), errors.UnknownFunction, "svd"),
+    "sizes for what is unknown": (lambda x: torch.empty_strided(x.shape, (1, 9)), errors.UnknownFunction, "empty_str"),
     "random": (lambda x: x[torch.randperm(3)], errors.UnknownFunction, "randperm"),
     "constant": (_big_constant, errors.UntraceableCapture, "outside"),
     "kept": (_kept, errors.InPlaceInput, "Return"),
