@@ -119,7 +119,7 @@ def _logcumsumexp(x: Node, dim: int) -> Node:
     if not x.dtype.is_float:
         raise DTypesDisagree(op="logcumsumexp", rule="the operand must be a float", got=str(x.dtype),
                              hint="Use x.float().")  # fmt: skip
-    return narrow(scan_log_sum(wide(x, x.dtype), dim), x.dtype)
+    return narrow(scan_log_sum(wide(x, x.dtype) + 0.0, dim), x.dtype)  # of -0.0 alone it is 0.0
 
 
 @declare(expand=_logcumsumexp)
