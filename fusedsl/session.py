@@ -59,7 +59,7 @@ class Mode(TorchFunctionMode):
 # Ops whose result shares memory with their operand in eager.
 _VIEWS = frozenset((
     "expand", "unsqueeze", "squeeze", "permute", "transpose", "reshape", "flatten", "unflatten", "slice", "select",
-    "unfold", "diagonal",
+    "unfold", "diagonal", "select_at",
 ))  # fmt: skip
 _SIZED_BY_VALUES = ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive", "bincount")
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
@@ -313,8 +313,8 @@ class Session:
         if op.name in _VIEWS and met and isinstance(result, Node):
             base = met[0]._fused
             _, rest, options = split_first(plain, named, op.operands[0])
-            steps = (*base.steps, Step(op.reference, tuple(rest), options))
-            return self.proxy(result, base.storage, steps, grad=grad)
+            step = Step(op.reference, *map_leaves((tuple(rest), options), self._kept))
+            return self.proxy(result, base.storage, (*base.steps, step), grad=grad)
         return self._wrapped(result, grad)
 
     def _build_fixed(self, op: Op, args: tuple, kwargs: dict, error: Exception) -> Any:
@@ -342,6 +342,10 @@ class Session:
         if isinstance(value, (list, tuple)):
             return tuple(self._wrapped(v, grad) for v in value)
         return self.facts.size(value) if isinstance(value, Poly) else value
+
+    def _kept(self, value: Any) -> Any:
+        """What a step keeps of an argument: of an index that is data, the value that it has now."""
+        return self.proxy(value, grad=False)._fused if isinstance(value, Node) else value
 
     def view_all(self, proxy: Proxy, step: Step, grad: bool) -> Proxy:
         """A view of all of a tensor."""

@@ -218,6 +218,12 @@ def index(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
     return pick.reference(tensors, dims, place)
 
 
+@declare(expand=lambda x, index, dim: _index([x, index], (dim,), dim))
+def select_at(x: torch.Tensor, dim: Dim, index: torch.Tensor):
+    """x at one index along dim, which a tensor of no dims gives: a view, as with a number"""
+    return torch.select(x, dim, 0 if index.is_meta else int(index))  # any place will do where there is no memory
+
+
 def _index_select(x: Node, index: Node, dim: int) -> Node:
     if index.rank > 1:
         raise BadArgument(op="index_select", name="index", rule="a vector", got=show_shape(index.shape), hint="")

@@ -449,7 +449,8 @@ def _at(x, dim: int, index):
 
 @spells("torch.select", "Tensor.select")
 def select(input, dim, index):
-    return _at(input, _dim(input, dim, "select"), index)
+    dim = _dim(input, dim, "select")
+    return ops.select_at(input, dim, index) if hasattr(index, "dtype") else _at(input, dim, index)
 
 
 @spells("torch.narrow", "Tensor.narrow")
@@ -539,7 +540,7 @@ def getitem(self, key):
         elif isinstance(k, slice):
             x, dim = _cut(x, dim, k.start, k.stop, k.step), dim + 1
         elif hasattr(k, "dtype") and not k.shape:  # selects, as a number does
-            x = ops.index([x, k], (dim,), dim)
+            x = ops.select_at(x, dim, k)
         elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
             picked[dim], dim = k if hasattr(k, "dtype") else _listed(k), dim + 1
         elif isinstance(k, bool):

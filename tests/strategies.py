@@ -577,6 +577,11 @@ def _index_select(builder: Builder, op: Op) -> dict[str, Any]:
     return {"x": x, "dim": d, "index": _places(builder, x.shape[d], [builder.source.pick([1, 2, 4])])}
 
 
+def _select_at(builder: Builder, op: Op) -> dict[str, Any]:
+    x, d = _near(builder, op)
+    return {"x": x, "dim": d, "index": _places(builder, x.shape[d], [], low=-1)}
+
+
 def _embedding(builder: Builder, op: Op) -> dict[str, Any]:
     weight = builder.operand((-4, 4), lambda node: node.rank == 2)
     if weight.rank != 2:
@@ -866,8 +871,9 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
     "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "pad_around": _pad_around,
     "gather": _gather,
-    "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "embedding": _embedding,
-    "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
+    "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "select_at": _select_at,
+    "embedding": _embedding, "one_hot": _one_hot,
+    "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
     "group_norm": _group_norm, "batch_norm": _batch_norm, "local_response_norm": _channels_first,
     "multi_margin_loss": _labels, "multilabel_margin_loss": _labels, "cosine_embedding_loss": _distances,
     "pixel_shuffle": _channels_first, "pixel_unshuffle": _channels_first, "channel_shuffle": _channels_first,

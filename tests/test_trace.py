@@ -985,6 +985,39 @@ def test_returned_views_alias_as_in_eager(view, strided):
     assert torch.equal(got, wanted), "one aliases the input and the other does not"
 
 
+VIEWS_AT_DATA = [
+    lambda x, i: x[i], lambda x, i: x[:, i], lambda x, i: x[i, 1:], lambda x, i: x[..., None, i - 1],
+    lambda x, i: x[i, i], lambda x, i: x.select(1, i), lambda x, i: torch.select(x.mT, 0, i)[1:],
+    lambda x, i: x[(i := i + 1) - 1][i],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS_AT_DATA)
+@pytest.mark.parametrize("index", [torch.tensor(-1, dtype=torch.int32), torch.tensor(1)])
+def test_a_view_at_an_index_that_is_data_aliases_as_in_eager(view, index):
+    """torch reads an index of no dims, and takes the view that the number names."""
+    x = torch.randn(3, 4)
+    got, wanted = results(trace(view, (x, index)), x, index), view(x, index)
+    assert (got.stride(), got.shape, got.data_ptr()) == (wanted.stride(), wanted.shape, wanted.data_ptr())
+    both = trace(lambda x, i: ((y := x * 2), view(y, i)), (x, index))
+    base, got = results(both, x, index)
+    assert got.data_ptr() - base.data_ptr() == wanted.data_ptr() - x.data_ptr() and torch.equal(got, wanted * 2)
+    alone = trace(lambda x, i: view(x * 2, i), (x, index))
+    assert alone.results.leaves == (("node", 0),), "nothing waits for the index where nothing has the same memory"
+
+
+def test_an_index_keeps_the_value_that_a_view_was_taken_at():
+    def f(x, i):
+        i = i + 0
+        row = x[i]
+        i -= 1
+        return row, x[i]
+
+    x, i = torch.randn(3, 4), torch.tensor(1)
+    for got, wanted in zip(results(trace(f, (x, i)), x, i), (x[1], x[0]), strict=True):
+        assert got.data_ptr() == wanted.data_ptr()
+
+
 def test_a_copy_is_a_copy():
     x = torch.ones(3)
     for copy in (lambda x: x.clone(), lambda x: torch.clone(x), lambda x: x.to(torch.float32, copy=True)):
@@ -1155,6 +1188,13 @@ def _changes_view(x):
     return h
 
 
+def _changes_view_at_data(x):
+    h = x * 2
+    row = h[x.argmax() % 2]
+    row += 1
+    return h
+
+
 def _changes_base(x):
     h = x * 2
     flat = h.view(-1)
@@ -1214,6 +1254,7 @@ MISTAKES = {
     "in place": (_changes_input, errors.InPlaceInput, "the input x"),
     "in place on a view of an input": (_changes_view_of_input, errors.InPlaceInput, "the input x"),
     "in place on a view": (_changes_view, errors.InPlaceInput, "shares memory"),
+    "in place on a view at an index that is data": (_changes_view_at_data, errors.InPlaceInput, "shares memory"),
     "in place on a base": (_changes_base, errors.InPlaceInput, "shares memory"),
     "in place on a capture": (_changes_capture, errors.InPlaceInput, "the input SCALE"),
     "item assignment": (_sets_item, errors.UnknownFunction, "torch.where"),
