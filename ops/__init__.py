@@ -15,6 +15,7 @@ from . import (  # noqa: F401  (imported for their declarations)
     differences,
     elementwise,
     factories,
+    gammainc,
     indexing,
     layers,
     losses,

@@ -385,3 +385,25 @@ def test_what_pads_truths_is_a_truth():
     for value in (0, 1, 2, 0.5):
         assert_matches(lambda m, value=value: F.pad(m, (1, 1), value=value).sum(), (m,))
         assert_matches(lambda m, value=value: ~F.pad(m, (1, 1), value=value) & m[0], (m,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_incomplete_gamma_functions(dtype):
+    """Where torch has them, and by the equations that hold between them, which see more digits than torch's have."""
+    known = torch.tensor([0, -0.0, 1, 0.5, 1.1, 20, 1e-30, 1e300, -1, torch.inf, -torch.inf, torch.nan])
+    spread = (torch.arange(-40, 30, dtype=torch.float64) / 4).exp()
+    near = 21 + torch.arange(0, 3000, 107, dtype=torch.float64)
+    near = near[:, None], near[:, None] + near.sqrt() * 0.3
+    for a, x in ((known[:, None], known), (spread[:, None], spread), near):
+        a, x = a.to(dtype), x.to(dtype)
+        lower, upper = fuse(lambda a, x: (torch.igamma(a, x), torch.special.gammaincc(a, x)))(a, x)
+        for got, wanted in ((lower, torch.igamma(a, x)), (upper, torch.igammac(a, x))):
+            close = {"rtol": 1e-8, "atol": 1e-9} if dtype == torch.float64 else {}  # what torch's own are good for
+            torch.testing.assert_close(got, wanted, equal_nan=True, **close)
+        if dtype == torch.float64:
+            both = (lower + upper)[~lower.isnan()]
+            assert ((both - 1).abs() < 1e-14).all()
+            step = torch.exp(a * x.log() - x - torch.lgamma(a + 1))
+            more = fuse(lambda a, x: a.igamma(x))(a + 1, x)
+            there = (a > 0) & (a < 1e6) & (x > 0) & (x < 1e6)
+            assert ((lower - more - step).abs() < 1e-11)[there].all()

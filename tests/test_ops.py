@@ -257,7 +257,7 @@ CALLS_OF_TORCH = {
         torch.isin(3, xi); torch.fill(x, 2.5); torch.ldexp(x, xi); torch.ldexp(h, xi); torch.gcd(xi, xi + 3);
         torch.lcm(xi, 0 * xi); torch.nextafter(x, y); torch.nextafter(h, h + 1); torch.xlogy(2., y.abs());
         torch.special.zeta(2., y.abs()); torch.logaddexp2(x, y); F.rrelu(x); x.round(decimals=-1);
-        x.clone().digamma_()""",
+        x.clone().digamma_(); torch.special.gammainc(y.abs(), x.abs()); torch.igammac(y.abs(), x.abs())""",
     "views": """
         x.view(-1); x.view(3, 2, 8); x.reshape(2, 3, -1); x.reshape((48,)); x.view(x.shape[0], 2, -1); x.flatten();
         z.flatten(1); z.flatten(1, 2); x.unflatten(1, (2, 4)); x.unflatten(-1, (-1, 2)); x.permute(1, 0);
