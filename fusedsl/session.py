@@ -59,7 +59,7 @@ class Mode(TorchFunctionMode):
 # Ops whose result shares memory with their operand in eager.
 _VIEWS = frozenset((
     "expand", "unsqueeze", "squeeze", "permute", "transpose", "reshape", "flatten", "unflatten", "slice", "select",
-    "unfold", "diagonal", "select_at",
+    "unfold", "diagonal", "select_at", "reread",
 ))  # fmt: skip
 _SIZED_BY_VALUES = ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive", "bincount")
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))

@@ -290,13 +290,23 @@ def _dim(x, dim: int, op: str) -> int:
     return dim_in(dim, len(x.shape), op)
 
 
-@spells("Tensor.reshape", "Tensor.view")
+@spells("Tensor.reshape")
 def reshape(self, *shape, size=None):
-    if size is not None:
-        shape = (size,)
-    if shape and isinstance(shape[0], torch.dtype):
-        raise UnknownFunction(op="Tensor.view", hint="A view as another dtype shows bits, not values; use .to(dtype).")
-    return ops.reshape(self, flat(shape))
+    return ops.reshape(self, flat(shape if size is None else (size,)))
+
+
+@spells("Tensor.view")
+def view(self, *shape, size=None, dtype=None):
+    dtype = shape[0] if shape and isinstance(shape[0], torch.dtype) else dtype
+    if dtype is None:
+        return reshape(self, *shape, size=size)
+    source, dtype = dtype_of(self.dtype), dtype_of(dtype)
+    if source.bytes != dtype.bytes:
+        rule, hint = f"of {source.bytes} bytes an element, as {source} is", "For values use .to(dtype)."
+        raise BadArgument(op="Tensor.view", name="dtype", rule=rule, got=dtype, hint=f"{hint} View bits outside.")
+    if dtype.is_bool and source is not dtype:
+        raise BadArgument(op="Tensor.view", name="dtype", rule="one of numbers", got=dtype, hint="Use x != 0.")
+    return self if source is dtype else ops.reread(self, source.name, dtype.name)
 
 
 @spells("Tensor.view_as", "Tensor.reshape_as")

@@ -895,7 +895,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
 # float64 has others, and what reads a row dozens of times takes seconds to plan.
-NOT_DRAWN = {"input", "const", "size", "indices", "ordered", "selected"}
+NOT_DRAWN = {"input", "const", "size", "indices", "ordered", "reread", "selected"}
 
 
 def drawable(names: Collection[str] | None = None) -> list[list[str]]:

@@ -407,3 +407,38 @@ def test_incomplete_gamma_functions(dtype):
             more = fuse(lambda a, x: a.igamma(x))(a + 1, x)
             there = (a > 0) & (a < 1e6) & (x > 0) & (x < 1e6)
             assert ((lower - more - step).abs() < 1e-11)[there].all()
+
+
+_BY_SIZE = (
+    (torch.float64, torch.int64, torch.uint64), (torch.float32, torch.int32, torch.uint32),
+    (torch.float16, torch.bfloat16, torch.int16, torch.uint16),
+    (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.bool),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtypes", _BY_SIZE)
+def test_bits_are_read_as_another_dtype(dtypes):
+    """All patterns of 16 bits and of 8, many of more. A NaN in 8 bits is a NaN, whichever."""
+    size = dtypes[0].itemsize
+    whole = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[size]
+    bits = torch.arange(1 << 16).to(torch.int16).view(torch.uint8)
+    for source in dtypes:
+        x = (bits & 1 if source is torch.bool else bits[: 3 * 1024]).view(source) if size != 2 else bits.view(source)
+        for to in dtypes:
+            if to is torch.bool:
+                continue
+            got, wanted = fuse(lambda x, to=to: x.view(to).clone())(x), x.view(to).clone()
+            assert got.dtype is to and got.shape == wanted.shape
+            same = got.view(whole) == wanted.view(whole)
+            if size == 1:
+                same |= x.float().isnan() | wanted.float().isnan()
+            assert same.all()
+
+
+def test_bits_are_those_that_a_result_has():
+    x = torch.tensor([0.1, -2.5, 1e-9, float("inf")])
+    rounded = lambda x: ((x.half() + 1).view(torch.int16), (x.bfloat16() * 3).view(torch.int16))
+    assert_matches(rounded, (x,))
+    assert_matches(lambda x: (x.view(torch.int32) & 0x7FFFFFFF).view(torch.float32) + 1, (x,))
+    assert_matches(lambda x: torch.full((3,), 1.5, dtype=torch.float16).view(torch.int16) + x[:3], (x,))
+    assert_matches(lambda x: x[:0].view(torch.int32).sum() + x[:1].view(torch.int32), (x,))

@@ -72,6 +72,8 @@ MISTAKES = {
     "nothing to clamp to": (lambda a: a.clamp(), (X,), BadArgument, "min or max must be given"),
     "the greatest of nothing": (lambda a: a.amax(0), (torch.empty(0, 3),), BadArgument, "Nothing has no extreme"),
     "a generator": (lambda a: (v for v in [a]), (X,), BadArgument, "Give a list"),
+    "bits of another size": (lambda a: a.view(torch.int16), (X,), BadArgument, "4 bytes.*For values use .to"),
+    "bits as truths": (lambda a: a.view(torch.bool), (ROWS.to(torch.uint8),), BadArgument, "Use x != 0"),
     "a convolution": (lambda a: F.conv1d(a[None], a[None]), (X,), UnknownFunction, "has no rule"),
 }
 

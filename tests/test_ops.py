@@ -259,6 +259,7 @@ CALLS_OF_TORCH = {
         torch.special.zeta(2., y.abs()); torch.logaddexp2(x, y); F.rrelu(x); x.round(decimals=-1);
         x.clone().digamma_(); torch.special.gammainc(y.abs(), x.abs()); torch.igammac(y.abs(), x.abs())""",
     "views": """
+        x.view(torch.int32) >> 23; xi.view(dtype=torch.float64) * 0; h.view(torch.bfloat16); m.view(torch.uint8);
         x.view(-1); x.view(3, 2, 8); x.reshape(2, 3, -1); x.reshape((48,)); x.view(x.shape[0], 2, -1); x.flatten();
         z.flatten(1); z.flatten(1, 2); x.unflatten(1, (2, 4)); x.unflatten(-1, (-1, 2)); x.permute(1, 0);
         z.permute(0, 2, 1, 3); x.transpose(0, 1); x.t(); x.T; z.mT; x.unsqueeze(0); x.unsqueeze(-1); x[None].squeeze();

@@ -966,6 +966,7 @@ VIEWS_OF_INPUTS = [
     lambda x: x.contiguous(), lambda x: x.mT.contiguous(), lambda x: x.flatten(), lambda x: x.view(x.shape[1], -1),
     lambda x: x.squeeze(0), lambda x: x.to(torch.float32).T, lambda x: x.reshape(-1, 2), lambda x: x.view_as(x),
     lambda x: x.unflatten(1, (2, -1)), lambda x: x.diagonal(), lambda x: x.movedim(0, 1), lambda x: x.narrow(0, 1, 2),
+    lambda x: x.view(torch.int32), lambda x: x[1:].view(dtype=torch.int32).T, lambda x: x.view(torch.int32).view(-1),
 ]  # fmt: skip
 
 
