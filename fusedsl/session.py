@@ -61,7 +61,12 @@ _VIEWS = frozenset((
     "expand", "unsqueeze", "squeeze", "permute", "transpose", "reshape", "flatten", "unflatten", "slice", "select",
     "unfold", "diagonal", "select_at", "reread",
 ))  # fmt: skip
-_SIZED_BY_VALUES = ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive", "bincount")
+_MASKED = "Use torch.where(mask, x, 0), which keeps the shape, or call it outside."
+_COUNTED = "Use F.one_hot(x, n).sum(0) where n is known, or torch.zeros(n).scatter_add(0, x, weights)."
+_SIZED_BY_VALUES = {  # with the way out
+    **dict.fromkeys(("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive"), _MASKED),
+    "bincount": _COUNTED,
+}
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
 # Errors that other sizes would not mend.
 _FINAL = (DataDependent, InPlaceInput, UnknownFunction, UntraceableCapture, UnsupportedDevice)
@@ -131,6 +136,9 @@ class Session:
         if isinstance(tensor, Proxy):
             if tensor._fused.session is not self:
                 raise is_over(repr(tensor))
+            if tensor._fused.is_spent:
+                what, hint = "what this view is of", "Take the view again, or use .clone() before."
+                raise InPlaceInput(op=self.name, what=what, hint=hint)
             return tensor
         found = self._captured.get(id(tensor))
         if found is None:
@@ -248,8 +256,7 @@ class Session:
         if in_place and holds((args, kwargs), torch.Tensor):
             return self._in_place(function, target, args, kwargs)
         if target is None and name in _SIZED_BY_VALUES:
-            hint = "Use torch.where(mask, x, 0), which keeps the shape, or call it outside."
-            raise DataDependent(op=name_of(function), what="the shape of the result", hint=hint)
+            raise DataDependent(op=name_of(function), what="the shape of the result", hint=_SIZED_BY_VALUES[name])
         if target is None:
             return self._pass_through(function, args, kwargs)
         return self._spelled(function, target, args, kwargs)
@@ -363,8 +370,15 @@ class Session:
             raise InPlaceInput(op=name_of(function), what=f"the input {source.name}", hint=hint)
         if proxy._fused.shares:
             what = "a tensor that shares memory with another (a view and its base)"
+            hint = "Use the out-of-place form: h[0] = h[0] + 1 in the place of h[0] += 1."
             raise InPlaceInput(op=name_of(function), what=what, hint=hint)
         return proxy
+
+    def last_use(self, proxy: Proxy) -> Proxy:
+        """What a view holds now, to be written to the memory that it is of: h[0] = h[1]. It may not be used again."""
+        now = self.proxy(self.node(self.proxy_of(proxy)), grad=proxy._fused.grad)
+        proxy._fused.is_spent = True
+        return now
 
     def _in_place(self, function: Callable, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Proxy:
         first, rest, named = split_first(args, kwargs, "tensor")

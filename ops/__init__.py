@@ -36,6 +36,7 @@ from . import (  # noqa: F401  (imported for their declarations)
     source,
     special,
     spell,
+    spell_assign,
     spell_factories,
     spell_views,
     trigonometry,

@@ -15,6 +15,7 @@ from fusedsl.ir import OPS, Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Si
 from fusedsl.types import DType, Type, broadcast, i64, same_size, show_shape
 
 from .compare import eq, ge, maximum, minimum, where
+from .convert import check_number
 from .movement import along, expand, squeeze, unsqueeze
 from .movement import slice as cut
 from .rules import common, without
@@ -276,6 +277,8 @@ def pad_around(x: torch.Tensor, pad: Sizes, mode: Choice):
 @spells("F.pad")
 def pad_by_mode(input, pad, mode="constant", value=None):
     if mode == "constant":
+        as_torch_has_it = float(value) if isinstance(value, int) else value
+        check_number(as_torch_has_it, input.dtype, "pad", "value")
         return OPS["pad"](input, pad, mode, value)
     if mode not in ("reflect", "replicate", "circular"):
         rule = "'constant', 'reflect', 'replicate' or 'circular'"

@@ -440,27 +440,35 @@ def _bounded(bound, n, default):
 
 
 def _cut(x, dim: int, start, stop, step=None):
+    if start is None and stop is None and step in (None, 1):
+        return x
+    return ops.slice(x, dim, *bounds(x, dim, start, stop, step))
+
+
+def bounds(x, dim: int, start, stop, step=None) -> tuple:
+    """Where a slice starts, ends, and its step, as ops want them: 0 <= start <= end <= the size."""
     n, step = x.shape[dim], 1 if step is None else step
     if _less(step, 1):
         raise BadArgument(op="slice", name="step", rule="at least 1", got=step, hint="Use x.flip(dim).")
-    if start is None and stop is None and step == 1:
-        return x
     start, stop = _bounded(start, n, 0), _bounded(stop, n, n)
-    return ops.slice(x, dim, start, start if _less(stop, start) else stop, step)
+    return start, start if _less(stop, start) else stop, step
 
 
-def _at(x, dim: int, index):
+def at_number(x, dim: int, index):
+    """An index that counts from the end if it is negative, as one from 0."""
     n = x.shape[dim]
     inside = index + n if _less(index, 0) else index
     if _less(inside, 0) or not _less(inside, n):
         raise BadArgument(op="select", name="index", rule=f"in [-{n}, {n}) for dim {dim}", got=index, hint="")
-    return ops.select(x, dim, inside)
+    return inside
 
 
 @spells("torch.select", "Tensor.select")
 def select(input, dim, index):
     dim = _dim(input, dim, "select")
-    return ops.select_at(input, dim, index) if hasattr(index, "dtype") else _at(input, dim, index)
+    if hasattr(index, "dtype"):
+        return ops.select_at(input, dim, index)
+    return ops.select(input, dim, at_number(input, dim, index))
 
 
 @spells("torch.narrow", "Tensor.narrow")
@@ -525,38 +533,50 @@ def unbind(input, dim=0):
     return tuple(ops.select(input, dim, i) for i in range(_number(input.shape[dim])))
 
 
-def _listed(indices: Sequence) -> Any:
+def listed(indices: Sequence) -> Any:
     """A list of numbers, or of tensors, as an index."""
     if any(hasattr(k, "dtype") for k in indices):
         return ops.stack(list(indices))
     return SPELLINGS["torch.tensor"](list(indices), **({} if indices else {"dtype": torch.int64}))
 
 
+def keys_of(x, key) -> list:
+    """What x is indexed with, one by one; in the place of an Ellipsis all of the dimensions that it stands for."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if isinstance(key, list) and not all(isinstance(k, int) for k in key):
+        keys = key  # as torch does
+    if any(isinstance(k, bool) for k in keys):
+        raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
+    rank = len(x.shape)
+    taken = sum(_dims_taken(k) for k in keys)
+    if taken > rank:
+        raise BadArgument(op="x[...]", name="the indices", rule=f"{rank} at most", got=taken, hint="")
+    at = next((at for at, k in enumerate(keys) if k is Ellipsis), None)
+    return keys if at is None else [*keys[:at], *[slice(None)] * (rank - taken), *keys[at + 1 :]]
+
+
+def _dims_taken(key) -> int:
+    """How many dimensions something in [...] is for."""
+    if key is None or key is Ellipsis:
+        return 0
+    return len(key.shape) if getattr(key, "dtype", None) in (torch.bool, torch.uint8) else 1
+
+
 @spells("Tensor.__getitem__")
 def getitem(self, key):
     """x[...]: ints, slices, None, Ellipsis and index tensors, as torch reads them."""
-    keys = key if isinstance(key, tuple) else (key,)
-    if isinstance(key, list) and not all(isinstance(k, int) for k in key):
-        keys = tuple(key)  # as torch does
-    taken = len([k for k in keys if k is not None and k is not Ellipsis])
-    if taken > len(self.shape):
-        raise BadArgument(op="x[...]", name="the indices", rule=f"{len(self.shape)} at most", got=taken, hint="")
     x, dim, picked = self, 0, {}
-    for k in keys:
-        if k is Ellipsis:
-            dim += len(self.shape) - taken
-        elif k is None:
+    for k in keys_of(self, key):
+        if k is None:
             x, dim = ops.unsqueeze(x, dim), dim + 1
         elif isinstance(k, slice):
             x, dim = _cut(x, dim, k.start, k.stop, k.step), dim + 1
         elif hasattr(k, "dtype") and not k.shape:  # selects, as a number does
             x = ops.select_at(x, dim, k)
         elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
-            picked[dim], dim = k if hasattr(k, "dtype") else _listed(k), dim + 1
-        elif isinstance(k, bool):
-            raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
+            picked[dim], dim = k if hasattr(k, "dtype") else listed(k), dim + 1
         else:
-            x = _at(x, dim, k)
+            x = ops.select(x, dim, at_number(x, dim, k))
     if not picked:
         return x
     together = max(picked) - min(picked) + 1 == len(picked)
@@ -579,7 +599,7 @@ def vstack(tensors):
 
 @spells("torch.constant_pad_nd")
 def constant_pad_nd(input, pad, value=0):
-    return ops.pad(input, pad, "constant", value)
+    return SPELLINGS["F.pad"](input, pad, "constant", value)
 
 
 @spells("torch.gather", "Tensor.gather")

@@ -43,6 +43,7 @@ MISTAKES = {
     "an index that is a float": (lambda a, b: a[b], (X, X[0]), DTypesDisagree, r"indices must be integers.*Use .long"),
     "gather by another rank": (lambda a, i: a.gather(0, i), (X, INDEX), ShapesDisagree, "as many dimensions"),
     "a mask as an index": (lambda a: a[a > 0], (X,), DataDependent, "Use torch.where"),
+    "how often each number is there": (lambda i: i.bincount(minlength=4), (ROWS,), DataDependent, "F.one_hot.x, n."),
     "a shape that depends on values": (lambda a: a.unique(), (X,), DataDependent, "the shape of the result"),
     "a number out of a tensor": (lambda a: a * a.sum().item(), (X,), DataDependent, "Keep it a tensor"),
     "a Python float of a tensor": (lambda a: float(a.sum()), (X,), DataDependent, "Keep it a tensor"),

@@ -1218,12 +1218,6 @@ def _changes_capture(x):
     return x
 
 
-def _sets_item(x):
-    h = x * 2
-    h[0] = 1
-    return h
-
-
 def _sets_item_of_input(x):
     x[0] = 1
     return x
@@ -1258,7 +1252,6 @@ MISTAKES = {
     "in place on a view at an index that is data": (_changes_view_at_data, errors.InPlaceInput, "shares memory"),
     "in place on a base": (_changes_base, errors.InPlaceInput, "shares memory"),
     "in place on a capture": (_changes_capture, errors.InPlaceInput, "the input SCALE"),
-    "item assignment": (_sets_item, errors.UnknownFunction, "torch.where"),
     "item assignment to an input": (_sets_item_of_input, errors.InPlaceInput, "the input x"),
     "relu_": (lambda x: F.relu(x, inplace=True), errors.InPlaceInput, "the input x"),
     "shapes": (lambda x: x + torch.ones(5), errors.ShapesDisagree, "broadcast"),
