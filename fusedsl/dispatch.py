@@ -19,6 +19,7 @@ Target = Op | Callable[..., Any]
 _ROOMS = {
     "torch": torch, "Tensor": torch.Tensor, "F": torch.nn.functional, "torch.special": torch.special,
     "torch.linalg": torch.linalg, "special": torch.special, "linalg": torch.linalg,
+    "init": torch.nn.init,
 }  # fmt: skip
 
 

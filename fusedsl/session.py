@@ -386,6 +386,9 @@ class Session:
         if target is None:
             raise no_rule(name_of(function))
         result = self._spelled(function, target, (proxy, *rest), named)
+        if result._fused.storage is proxy._fused.storage and result is not proxy:  # h.t_(): another view of the same
+            proxy._fused.node, proxy._fused.steps = self.node(result), result._fused.steps
+            return proxy
         return self._rebind(proxy, self.node(result), result._fused.grad, function)
 
     @_ours

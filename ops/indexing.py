@@ -292,6 +292,8 @@ def pad_by_mode(input, pad, mode="constant", value=None):
     edges: Any = _edges(rank, pad)  # of sizes as a trace sees them, which compare as numbers do
     for d, ends in enumerate(edges):
         n = input.shape[d]
+        if mode == "circular":  # more than is left of it torch takes from where nothing was written yet
+            n = n + sum(end for end in ends if end < 0)
         for more in ends:
             most = n - 1 if mode == "reflect" else n
             if mode != "replicate" and more > 0 and more > most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from fusedsl import fuse
+from fusedsl.errors import InPlaceInput
 from fusedsl.options import Options
 from fusedsl.runtime import counters, load, write_atomically
 from fusedsl.testing import assert_launches, assert_matches
@@ -442,3 +444,44 @@ def test_bits_are_those_that_a_result_has():
     assert_matches(lambda x: (x.view(torch.int32) & 0x7FFFFFFF).view(torch.float32) + 1, (x,))
     assert_matches(lambda x: torch.full((3,), 1.5, dtype=torch.float16).view(torch.int16) + x[:3], (x,))
     assert_matches(lambda x: x[:0].view(torch.int32).sum() + x[:1].view(torch.int32), (x,))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_of_pairs_have_weights(reduction):
+    """torch 2.13 does not pass l1_loss's weight on to modes."""
+    if "weight" not in inspect.signature(F.l1_loss).parameters:
+        pytest.skip("this torch has no weights")
+    x, y, w = torch.randn(5, 3), torch.randn(5, 3), torch.rand(5, 3)
+    for loss in (F.l1_loss, F.mse_loss, F.huber_loss):
+        for dtype in (torch.float32, torch.bfloat16):
+            args = x.to(dtype), y.to(dtype), w.to(dtype)
+            f = lambda x, y, w, f=loss: f(x, y, weight=w, reduction=reduction)
+            assert_matches(f, args)
+            torch.testing.assert_close(fuse(f)(*args), f(*args), rtol=2e-2, atol=2e-2)  # in a mode torch forgets w
+            assert_matches(lambda x, y, f=loss, w=args[2]: f(x, y, weight=w, reduction=reduction), args[:2])
+            assert_matches(lambda x, y, f=loss: f(x, y, reduction=reduction), args[:2])
+
+
+def test_slopes_of_uneven_places():
+    x, places = torch.randn(3, 5), torch.tensor([0.0, 1.0, 3.0, 3.5, 10.0])
+    for given in (places, places.double(), places.half(), (places * 2).long()):
+        for values in (x, x.half(), (x * 9).long()):
+            for order in (1, 2):
+                f = lambda x, p, e=order: torch.gradient(x, spacing=(p,), dim=1, edge_order=e)
+                assert_matches(f, (values, given))
+    assert_matches(lambda x, p, q: torch.gradient(x, spacing=(q, p)), (x[:, :2], places[:2], places[1:4]))
+
+
+def test_another_view_of_the_same_in_place():
+    def f(x):
+        a, b, c, d = (x[None] * k for k in range(1, 5))
+        a.squeeze_()
+        b.transpose_(1, 2).add_(1)
+        c.unsqueeze_(-1)
+        d.squeeze_(0).t_()
+        return a, b, c, d, a + 1, a.shape[0]
+
+    assert_matches(f, (torch.randn(3, 4),))
+    assert_matches(f, (torch.randn(3, 3),))
+    with pytest.raises(InPlaceInput):
+        fuse(lambda x: x.t_())(torch.randn(3, 4))

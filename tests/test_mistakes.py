@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fusedsl import fuse
 from fusedsl.errors import (
@@ -75,6 +76,11 @@ MISTAKES = {
     "a generator": (lambda a: (v for v in [a]), (X,), BadArgument, "Give a list"),
     "bits of another size": (lambda a: a.view(torch.int16), (X,), BadArgument, "4 bytes.*For values use .to"),
     "bits as truths": (lambda a: a.view(torch.bool), (ROWS.to(torch.uint8),), BadArgument, "Use x != 0"),
+    "a contraction": (lambda a: torch.einsum("...i,...i->...", a, a), (X,), UnknownFunction, "is a contraction"),
+    "a diagonal of no square": (lambda a: torch.einsum("ii->i", a), (X,), BadArgument, "the sizes of i must be"),
+    "more than goes around": (lambda a: F.pad(a, (-4, 3), "circular"), (X,), BadArgument, "size is n = 2"),
+    "other places": (lambda a, b: torch.gradient(a, spacing=(b[0],), dim=1), (X, Y), ShapesDisagree, "each"),
+    "drawing until it fits": (lambda a: nn.init.trunc_normal_(a.clone()), (X,), DataDependent, "Tensor.item"),
     "a convolution": (lambda a: F.conv1d(a[None], a[None]), (X,), UnknownFunction, "has no rule"),
 }
 

@@ -309,6 +309,11 @@ CALLS_OF_TORCH = {
         torch.trapezoid(x, v); torch.trapezoid(x, y, dim=0); torch.trapz(x, dx=0.5);
         torch.cumulative_trapezoid(x, dx=2, dim=0); torch.cumulative_trapezoid(x, v); torch.gradient(x);
         torch.gradient(x, dim=1, edge_order=2); torch.gradient(x, spacing=(2, 0.5)); torch.gradient(v, spacing=3.);
+        torch.gradient(v, spacing=(w8.cumsum(0),)); torch.gradient(x, spacing=torch.tensor(2.), dim=1);
+        torch.gradient(x, spacing=(w8.cumsum(0),), dim=(1,), edge_order=2);
+        torch.einsum("ii->i", x[:, :6]); torch.einsum("ii", x[:, :6]); torch.einsum("...ii->i...", x[None, :, :6]);
+        torch.einsum("b...->...", z); torch.einsum("i...,j...->ij...", z, y[:, :6]); torch.einsum("...i,i->...i", x, v);
+        torch.einsum("...ij", z); torch.einsum(x, [..., 1], [1, ...]); torch.einsum("...,->...", x, v[0]);
         torch.kron(x[:2, :3], y[:3, :2]); torch.kron(v, x[:2]); torch.cross(x[:, :3], y[:, :3]);
         torch.linalg.cross(x[:3], y[:3], dim=0); torch.cross(z[0], z[1], 0); torch.vander(v); torch.vander(v, 3, True);
         torch.linalg.vander(x, N=4); torch.tril_indices(3, 4); torch.triu_indices(4, 3, -1);
