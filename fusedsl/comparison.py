@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .api import Fused, as_written, fuse
 from .errors import BadArgument, Mismatch
 from .interpret import interpret
+from .nested import holds
 
 Args = Sequence[Any]
 Kwargs = Mapping[str, Any] | None
@@ -40,6 +41,8 @@ class Widened(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _TO_NARROW:
             return args[0].double()
+        if func is torch.Tensor.view and holds((args, kwargs), torch.dtype):
+            raise TypeError("f64 has other bits")  # the trace knows what they are bits of
         args, kwargs = widened((args, kwargs or {}))
         return widened(func(*args, **kwargs))
 

@@ -19,6 +19,7 @@ Target = Op | Callable[..., Any]
 _ROOMS = {
     "torch": torch, "Tensor": torch.Tensor, "F": torch.nn.functional, "torch.special": torch.special,
     "torch.linalg": torch.linalg, "special": torch.special, "linalg": torch.linalg,
+    "init": torch.nn.init,
 }  # fmt: skip
 
 
@@ -40,7 +41,10 @@ def in_place_of(function: Callable) -> Target | None:
 
 
 def base_name(name: str) -> str | None:
-    """The name of what an in-place function computes: add_ -> add, __iadd__ -> __add__."""
+    """The name of what an in-place function computes: add_ -> add, __iadd__ -> __add__. The spelling of __setitem__
+    gives the changed tensor itself."""
+    if name == "__setitem__":
+        return name
     if name.startswith("__i") and name.endswith("__"):
         operator = "__" + name[3:]
         return operator if hasattr(torch.Tensor, operator) else None

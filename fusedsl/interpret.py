@@ -150,7 +150,8 @@ class Machine:
             result = None
         if result is None or result.dtype != wanted:
             result = self._call(node, self._tensors(node, args))
-        if any(a is not None and a.type.weak for a in node.args):  # a number as a tensor promotes like one
+        weak = any(a is not None and a.type.weak for a in node.args)  # a number as a tensor promotes like one
+        if weak or result.dtype == node.dtype.torch:  # what reads bits knows the dtype
             result = result.to(wanted)
         assert result.dtype == wanted, f"the reference gives {result.dtype}: {node} of {node.args}"
         return _laid_out(result, args) if result.is_meta and node.op.name in _OTHER_LAYOUT else result

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .errors import BadArgument, DataDependent, UnknownFunction, UntraceableCapture
+from .errors import BadArgument, DataDependent, UntraceableCapture
 from .inputs import Input
 from .ir import Node, Op
 from .nested import leaves_of
@@ -48,12 +48,13 @@ class Storage:
 
 
 class Value:
-    """A node, and the views by which it was taken of a storage. grad: autograd would record it."""
+    """A node, and the views by which it was taken of a storage. grad: autograd would record it. is_spent: it was a view
+    of memory that has changed since, so that it is not to be used again."""
 
-    __slots__ = ("__weakref__", "grad", "node", "session", "steps", "storage")
+    __slots__ = ("__weakref__", "grad", "is_spent", "node", "session", "steps", "storage")
 
     def __init__(self, session: Session, node: Node, storage: Storage, steps: tuple[Step, ...], grad: bool) -> None:
-        self.session, self.node, self.steps, self.grad = session, node, steps, grad
+        self.session, self.node, self.steps, self.grad, self.is_spent = session, node, steps, grad, False
         self.put_in(storage)
 
     def put_in(self, storage: Storage) -> None:
@@ -63,7 +64,8 @@ class Value:
     @property
     def shares(self) -> bool:
         """Whether something else that is still in use has the same memory."""
-        return any((other := ref()) is not None and other is not self for ref in self.storage.holders)
+        others = (ref() for ref in self.storage.holders)
+        return any(other is not None and other is not self and not other.is_spent for other in others)
 
 
 _templates: dict[tuple[torch.dtype, bool], torch.Tensor] = {}
@@ -267,8 +269,9 @@ class Proxy(torch.Tensor):
         return self._session.store(self, 0, torch.Tensor.zero_)
 
     def __setitem__(self, key: Any, value: Any) -> None:  # type: ignore[override]
-        self._session.changeable(self, torch.Tensor.__setitem__)
-        raise UnknownFunction(op="Tensor.__setitem__", hint="Build the value with torch.where or torch.cat.")
+        if isinstance(value, Proxy) and value is not self and value._fused.storage is self._fused.storage:
+            value = self._session.last_use(value)
+        self._session.call(torch.Tensor.__setitem__, (self, key, value), {})
 
 
 # ---- what it refuses, and what it always answers --------------------------------------------------------------------
@@ -331,5 +334,6 @@ for _name, _value in _ALWAYS.items():
 OWN: dict[str, Callable[..., Any]] = {
     name: function
     for name, function in vars(Proxy).items()
-    if callable(function) and name not in _OPERATORS | {"__torch_function__", "__fused_apply__", "__hash__"}
+    if callable(function)
+    and name not in _OPERATORS | {"__torch_function__", "__fused_apply__", "__hash__", "__setitem__"}
 }

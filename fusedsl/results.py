@@ -18,9 +18,9 @@ from .errors import BadArgument, NeedsGrad
 from .index import Poly, evaluate, is_less
 from .inputs import Input
 from .ir import OPS, Node, build
-from .nested import map_leaves
+from .nested import holds, map_leaves
 from .numbers import Number
-from .proxy import Proxy, Step
+from .proxy import Proxy, Step, Value
 from .session import Session
 from .sizes import Size
 
@@ -34,17 +34,26 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Output:
+    """An output of the graph by its number: the index that a view is taken at."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Replay:
     """Views taken one after the other, to be taken of a real tensor."""
 
     steps: tuple[Step, ...]
 
-    def __call__(self, tensor: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
-        def number(value: Any) -> Any:
-            return evaluate(value, sizes) if isinstance(value, Poly) else value
+    def __call__(self, tensor: torch.Tensor, bound: Bound, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        def known(value: Any) -> Any:
+            if isinstance(value, Output):
+                return outputs[value.number]
+            return evaluate(value, bound.sizes) if isinstance(value, Poly) else value
 
         for step in self.steps:
-            tensor = step.function(tensor, *map_leaves(step.args, number), **map_leaves(step.kwargs, number))
+            tensor = step.function(tensor, *map_leaves(step.args, known), **map_leaves(step.kwargs, known))
         return tensor
 
 
@@ -85,9 +94,9 @@ class Results:
     def _leaf(self, leaf: tuple, bound: Bound, outputs: Sequence[torch.Tensor]) -> Any:
         kind, what, *rest = leaf
         if kind in ("node", "output_view"):
-            return rest[0](outputs[what], bound.sizes) if rest else outputs[what]
+            return rest[0](outputs[what], bound, outputs) if rest else outputs[what]
         if kind in ("input", "view", "number"):
-            return rest[0](bound.values[what], bound.sizes) if rest else bound.values[what]
+            return rest[0](bound.values[what], bound, outputs) if rest else bound.values[what]
         return evaluate(what, bound.sizes) if kind == "size" else what
 
 
@@ -132,7 +141,7 @@ class Ends:
         if type(leaf) is Proxy:
             source = leaf._fused.storage.source
             if source is not None:
-                return self._input("view" if leaf._fused.steps else "input", source, *_replays(leaf))
+                return self._input("view" if leaf._fused.steps else "input", source, *self._replays(leaf))
             return self._output(leaf, len(shared[id(leaf._fused.storage)]) > 1)
         if type(leaf) is Size:
             return ("value", leaf.index) if isinstance(leaf.index, int) else ("size", leaf.index)
@@ -154,13 +163,24 @@ class Ends:
         return (kind, source, *replay)
 
     def _output(self, proxy: Proxy, is_shared: bool) -> tuple:
-        """A view is computed itself where it is the only result with its memory and smaller than the whole."""
+        """A view is computed itself where it is the only result with its memory, and smaller than the whole or at an
+        index that is data, which a call would have to wait for."""
         self._grads.append(proxy)
         value = proxy._fused
-        if not is_shared and (not value.steps or is_less(value.node.type.size, value.storage.node.type.size)):
+        in_part = holds([(step.args, step.kwargs) for step in value.steps], Value)
+        in_part = in_part or is_less(value.node.type.size, value.storage.node.type.size)
+        if not is_shared and (not value.steps or in_part):
             return ("node", self._place(value))
         at = self._place(value.storage)
-        return ("output_view", at, *_replays(proxy)) if value.steps else ("node", at)
+        return ("output_view", at, *self._replays(proxy)) if value.steps else ("node", at)
+
+    def _replays(self, proxy: Proxy) -> tuple[Replay, ...]:
+        def placed(value: Any) -> Any:
+            return Output(self._place(value)) if isinstance(value, Value) else value
+
+        steps = [map_leaves((step.args, step.kwargs), placed) for step in proxy._fused.steps]
+        taken = (Step(step.function, *given) for step, given in zip(proxy._fused.steps, steps, strict=True))
+        return (Replay(tuple(taken)),) if steps else ()
 
     def _place(self, holder: Any) -> int:
         at = self._places.get(id(holder))
@@ -184,7 +204,3 @@ class Ends:
         if any(proxy._fused.grad for proxy in self._grads):
             known = [each for each in self.session.inputs.all if each.tensor is not None and each.tensor.requires_grad]
             raise NeedsGrad(name=known[0].name)
-
-
-def _replays(proxy: Proxy) -> tuple[Replay, ...]:
-    return (Replay(proxy._fused.steps),) if proxy._fused.steps else ()

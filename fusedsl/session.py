@@ -59,9 +59,14 @@ class Mode(TorchFunctionMode):
 # Ops whose result shares memory with their operand in eager.
 _VIEWS = frozenset((
     "expand", "unsqueeze", "squeeze", "permute", "transpose", "reshape", "flatten", "unflatten", "slice", "select",
-    "unfold", "diagonal",
+    "unfold", "diagonal", "select_at", "reread",
 ))  # fmt: skip
-_SIZED_BY_VALUES = ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive", "bincount")
+_MASKED = "Use torch.where(mask, x, 0), which keeps the shape, or call it outside."
+_COUNTED = "Use F.one_hot(x, n).sum(0) where n is known, or torch.zeros(n).scatter_add(0, x, weights)."
+_SIZED_BY_VALUES = {  # with the way out
+    **dict.fromkeys(("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive"), _MASKED),
+    "bincount": _COUNTED,
+}
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
 # Errors that other sizes would not mend.
 _FINAL = (DataDependent, InPlaceInput, UnknownFunction, UntraceableCapture, UnsupportedDevice)
@@ -136,6 +141,9 @@ class Session:
         if isinstance(tensor, Proxy):
             if tensor._fused.session is not self:
                 raise is_over(repr(tensor))
+            if tensor._fused.is_spent:
+                what, hint = "what this view is of", "Take the view again, or use .clone() before."
+                raise InPlaceInput(op=self.name, what=what, hint=hint)
             return tensor
         found = self._captured.get(id(tensor))
         if found is None:
@@ -253,8 +261,7 @@ class Session:
         if in_place and holds((args, kwargs), torch.Tensor):
             return self._in_place(function, target, args, kwargs)
         if target is None and name in _SIZED_BY_VALUES:
-            hint = "Use torch.where(mask, x, 0), which keeps the shape, or call it outside."
-            raise DataDependent(op=name_of(function), what="the shape of the result", hint=hint)
+            raise DataDependent(op=name_of(function), what="the shape of the result", hint=_SIZED_BY_VALUES[name])
         if target is None:
             return self._pass_through(function, args, kwargs)
         return self._spelled(function, target, args, kwargs)
@@ -324,8 +331,8 @@ class Session:
         if op.name in _VIEWS and met and isinstance(result, Node):
             base = met[0]._fused
             _, rest, options = split_first(plain, named, op.operands[0])
-            steps = (*base.steps, Step(op.reference, tuple(rest), options))
-            return self.proxy(result, base.storage, steps, grad=grad)
+            step = Step(op.reference, *map_leaves((tuple(rest), options), self._kept))
+            return self.proxy(result, base.storage, (*base.steps, step), grad=grad)
         return self._wrapped(result, grad)
 
     def _build_fixed(self, op: Op, args: tuple, kwargs: dict, error: Exception) -> Any:
@@ -354,6 +361,10 @@ class Session:
             return tuple(self._wrapped(v, grad) for v in value)
         return self.facts.size(value) if isinstance(value, Poly) else value
 
+    def _kept(self, value: Any) -> Any:
+        """What a step keeps of an argument: of an index that is data, the value that it has now."""
+        return self.proxy(value, grad=False)._fused if isinstance(value, Node) else value
+
     def view_all(self, proxy: Proxy, step: Step, grad: bool) -> Proxy:
         """A view of all of a tensor."""
         value = proxy._fused
@@ -370,8 +381,15 @@ class Session:
             raise InPlaceInput(op=name_of(function), what=f"the input {source.name}", hint=hint)
         if proxy._fused.shares:
             what = "a tensor that shares memory with another (a view and its base)"
+            hint = "Use the out-of-place form: h[0] = h[0] + 1 in the place of h[0] += 1."
             raise InPlaceInput(op=name_of(function), what=what, hint=hint)
         return proxy
+
+    def last_use(self, proxy: Proxy) -> Proxy:
+        """What a view holds now, to be written to the memory that it is of: h[0] = h[1]. It may not be used again."""
+        now = self.proxy(self.node(self.proxy_of(proxy)), grad=proxy._fused.grad)
+        proxy._fused.is_spent = True
+        return now
 
     def _in_place(self, function: Callable, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Proxy:
         first, rest, named = split_first(args, kwargs, "tensor")
@@ -379,6 +397,9 @@ class Session:
         if target is None:
             raise no_rule(name_of(function))
         result = self._spelled(function, target, (proxy, *rest), named)
+        if result._fused.storage is proxy._fused.storage and result is not proxy:  # h.t_(): another view of the same
+            proxy._fused.node, proxy._fused.steps = self.node(result), result._fused.steps
+            return proxy
         return self._rebind(proxy, self.node(result), result._fused.grad, function)
 
     @_ours

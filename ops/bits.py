@@ -1,18 +1,57 @@
-"""Floats by their bits: mantissa and exponent, and the float next to one."""
+"""Values by their bits: as another dtype, a float's mantissa and exponent, and the float next to one."""
 
 from __future__ import annotations
 
 import torch
 
 from fusedsl.errors import DTypesDisagree
-from fusedsl.ir import Node, ToDType, TypeRule, cast, declare
+from fusedsl.ir import Choice, Node, ToDType, TypeRule, cast, declare
 from fusedsl.types import DType, Type, broadcast, f64, i32
+from fusedsl.types import dtype as dtype_of
 
 from .compare import clamp_max, clamp_min, right_shift
 from .convert import float_of, narrow, torch_dtype, wide
 from .elementwise import exp2
 from .helpers import HELPERS, on_tensors
 from .rules import common, floats
+
+# ---- as another dtype ------------------------------------------------------------------------------------------------
+
+
+def _reread_type(types, *, source: str, to: str) -> Type:
+    (t,), given, wanted = types, dtype_of(source), dtype_of(to)
+    if given.bytes != wanted.bytes or wanted.is_bool or t.dtype not in (given, given.computed):
+        raise DTypesDisagree(op="reread", rule=f"bits of {source} must be read as a number of as many",
+                             got=f"{t.dtype} and {to}", hint="Use .to(dtype).")  # fmt: skip
+    return Type(wanted, t.shape)
+
+
+def _reread_text(expr, x: str) -> str:
+    """By way of an integer, because f8s travel as such."""
+    source, to = dtype_of(expr.attrs["source"]), dtype_of(expr.attrs["to"])
+    whole = f"tl.{'uint' if to.kind == 'u' else 'int'}{to.bits}"
+    if source.bits < 16 and source.is_float:
+        x = f"_to_{source.name[2:]}({x})"
+    elif source.is_float:
+        x = x if source is source.computed else f"{x}.to(tl.{source.language})"
+    if source.is_bool:
+        x = f"{x}.to({whole})"
+    elif (source.kind, source.bits) != (to.kind, to.bits) or source.is_float:
+        x = f"{x}.to({whole}, bitcast=True)"
+    if not to.is_float:
+        return x
+    if to.bits < 16:
+        return f"_from_{to.name[2:]}({x}.to(tl.uint8, bitcast=True))"
+    return f"{x}.to(tl.{to.language}, bitcast=True).to(tl.{to.computed.language})"
+
+
+@declare(type=TypeRule(_reread_type), triton=_reread_text, jumps="all")
+def reread(x: torch.Tensor, source: Choice, to: Choice):
+    """x's bits, as it is stored in the dtype `source`, "f32", read as another one of the same size, "i32": a view"""
+    return x.to(torch_dtype(source)).view(torch_dtype(to))
+
+
+# ---- mantissa and exponent -------------------------------------------------------------------------------------------
 
 # Of a float: its bits, those of the mantissa, the exponent's bias less 1, and a power of two that leaves no denormals.
 HELPERS["_float_parts"] = """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 from fusedsl import ir
-from fusedsl.errors import DTypesDisagree
+from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.ir import Node, ToDType, TypeRule, declare
 from fusedsl.types import DType, Type
 from fusedsl.types import dtype as dtype_of
@@ -67,6 +68,19 @@ def limits(dt: DType) -> tuple[int | float, int | float]:
         most = torch.finfo(torch_dtype(dt)).max
         return -most, most
     return (-(2 ** (dt.bits - 1)), 2 ** (dt.bits - 1) - 1) if dt.kind == "i" else (0, 2**dt.bits - 1)
+
+
+def check_number(value: object, dt: DType | torch.dtype, op: str, name: str) -> None:
+    """Raises BadArgument where a dtype has no such number; torch does not convert it either. Below 0 whole numbers wrap
+    around."""
+    dt = dtype_of(dt)
+    if not isinstance(value, (int, float)) or dt.is_bool or (dt.bits == 8 and dt.is_float):
+        return
+    low, high = limits(dt)
+    least = -high if isinstance(value, int) and dt.kind == "u" else low
+    if not (least <= value <= high or (dt.is_float and not math.isfinite(value))):
+        hint = f"Compute in a dtype that holds it, or bring it into [{low}, {high}]."
+        raise BadArgument(op=op, name=name, rule=f"a number that {dt} has", got=value, hint=hint)
 
 
 @declare(type=TypeRule(lambda types: Type(types[0].dtype, types[0].shape)), triton="{0}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fusedsl import ir
-from fusedsl.errors import BadArgument, ShapesDisagree, UnknownFunction
+from fusedsl.errors import BadArgument, ShapesDisagree
 from fusedsl.index import Index
 from fusedsl.ir import Dim, Node, Number, Size, declare, spells
-from fusedsl.types import dim_in, show_shape
+from fusedsl.types import dim_in, same_size, show_shape
 
 from .compare import ne
 from .convert import float_of, narrow, wide
@@ -66,6 +68,46 @@ def _slopes(x: Node, dim: int, spacing: float, edge_order: int) -> Node:
 def slopes(x: torch.Tensor, dim: Dim, spacing: Number = 1.0, edge_order: Size = 1):
     """(x[i + 1] - x[i - 1]) / 2 spacing along dim, one-sided at the ends: torch.gradient of one dimension"""
     return torch.gradient(x, spacing=spacing, dim=dim, edge_order=edge_order)[0]
+
+
+def _slopes_between(x: Node, places: Node, dim: int, edge_order: int) -> Node:
+    """Of the parabola through a place and its neighbours; at the ends through the first three, or of a line."""
+    places = ir.cast(places, float_of(places))  # distances are divided by each other first
+    n, dt = x.shape[dim], float_of(x, places)
+    if isinstance(n, int) and n <= edge_order:
+        raise BadArgument(op="gradient", name="x", rule=f"of more than {edge_order} places in dim {dim}",
+                          got=show_shape(x.shape), hint="")  # fmt: skip
+    if places.rank != 1 or not same_size(places.shape[0], n):
+        raise ShapesDisagree(op="gradient", rule=f"a place is needed for each of dim {dim}",
+                             got=f"{show_shape(places.shape)} and {show_shape(x.shape)}", hint="")  # fmt: skip
+    z, p = wide(ir.cast(x, dt), dt), wide(ir.cast(places, dt), dt)
+    for _ in range(x.rank - dim - 1):
+        p = unsqueeze(p, p.rank)
+
+    def parts(value: Node, along: int) -> tuple[Node, Node]:
+        after, before = _neighbours(value, along)
+        return after - before, before
+
+    (rise, _), (step, _) = parts(z, dim), parts(p, 0)
+    slope = rise / step  # n - 1 of them, between neighbours
+
+    def between(low: Index, high: Index) -> tuple[Node, Node]:
+        return slice(slope, dim, low, high), slice(step, 0, low, high)
+
+    (left, before), (right, after) = between(0, n - 2), between(1, n - 1)
+    inner = (left * after + right * before) / (before + after)
+    (first, step0), (last, step1) = between(0, 1), between(n - 2, n - 1)
+    if edge_order == 2:
+        (second, next0), (last_but_one, next1) = between(1, 2), between(n - 3, n - 2)
+        first = first - (second - first) * step0 / (step0 + next0)
+        last = last + (last - last_but_one) * step1 / (step1 + next1)
+    return narrow(cat([first, inner, last], dim), dt)
+
+
+@declare(expand=_slopes_between)
+def slopes_between(x: torch.Tensor, places: torch.Tensor, dim: Dim, edge_order: Size = 1):
+    """The slopes along dim of values at places that a vector gives: torch.gradient of one dimension"""
+    return torch.gradient(x, spacing=(places,), dim=dim, edge_order=edge_order)[0]
 
 
 def _areas(y: Node, x: Node | None, dx: float, dim: int) -> Node:
@@ -129,16 +171,22 @@ _area_of(cumulative_trapezoid, "torch.cumulative_trapezoid")
 
 
 @spells("torch.gradient")
-def gradient(input, *, spacing=1, dim=None, edge_order=1):
+def gradient(input, *, spacing: Any = 1, dim=None, edge_order=1):
     rank = len(input.shape)
     dims = range(rank) if dim is None else dim if isinstance(dim, (list, tuple)) else [dim]
     spacing = 1 if spacing is None else spacing
+    if hasattr(spacing, "dtype") and not spacing.shape:  # a number that is data
+        return tuple(slope / spacing for slope in gradient(input, dim=dim, edge_order=edge_order))
     steps = spacing if isinstance(spacing, (list, tuple)) else [spacing] * len(dims)
-    if any(hasattr(step, "dtype") for step in steps):
-        raise UnknownFunction(op="gradient", hint="Uneven spacing is not there: give a number for each dimension.")
     if edge_order not in (1, 2):
         raise BadArgument(op="gradient", name="edge_order", rule="1 or 2", got=edge_order, hint="")
     if len(steps) != len(dims):
         raise BadArgument(op="gradient", name="spacing", rule="a number, or one for each of dim", got=spacing, hint="")
-    return tuple(slopes(input, dim_in(d, rank, "gradient"), step, edge_order)
+    return tuple(_slope(input, step, dim_in(d, rank, "gradient"), edge_order)
                  for d, step in zip(dims, steps, strict=True))  # fmt: skip
+
+
+def _slope(x: Any, step: Any, dim: int, edge_order: int) -> Any:
+    if hasattr(step, "dtype"):
+        return slopes_between(x, step, dim, edge_order)
+    return slopes(x, dim, step, edge_order)

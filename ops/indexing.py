@@ -15,6 +15,7 @@ from fusedsl.ir import OPS, Choice, Dim, DimOrder, MaybeNumber, NewDim, Node, Si
 from fusedsl.types import DType, Type, broadcast, i64, same_size, show_shape
 
 from .compare import eq, ge, maximum, minimum, where
+from .convert import check_number
 from .movement import along, expand, squeeze, unsqueeze
 from .movement import slice as cut
 from .rules import common, without
@@ -218,6 +219,12 @@ def index(tensors: list[torch.Tensor], dims: DimOrder, place: Size):
     return pick.reference(tensors, dims, place)
 
 
+@declare(expand=lambda x, index, dim: _index([x, index], (dim,), dim))
+def select_at(x: torch.Tensor, dim: Dim, index: torch.Tensor):
+    """x at one index along dim, which a tensor of no dims gives: a view, as with a number"""
+    return torch.select(x, dim, 0 if index.is_meta else int(index))  # any place will do where there is no memory
+
+
 def _index_select(x: Node, index: Node, dim: int) -> Node:
     if index.rank > 1:
         raise BadArgument(op="index_select", name="index", rule="a vector", got=show_shape(index.shape), hint="")
@@ -270,6 +277,8 @@ def pad_around(x: torch.Tensor, pad: Sizes, mode: Choice):
 @spells("F.pad")
 def pad_by_mode(input, pad, mode="constant", value=None):
     if mode == "constant":
+        as_torch_has_it = float(value) if isinstance(value, int) else value
+        check_number(as_torch_has_it, input.dtype, "pad", "value")
         return OPS["pad"](input, pad, mode, value)
     if mode not in ("reflect", "replicate", "circular"):
         rule = "'constant', 'reflect', 'replicate' or 'circular'"
@@ -283,6 +292,8 @@ def pad_by_mode(input, pad, mode="constant", value=None):
     edges: Any = _edges(rank, pad)  # of sizes as a trace sees them, which compare as numbers do
     for d, ends in enumerate(edges):
         n = input.shape[d]
+        if mode == "circular":  # more than is left of it torch takes from where nothing was written yet
+            n = n + sum(end for end in ends if end < 0)
         for more in ends:
             most = n - 1 if mode == "reflect" else n
             if mode != "replicate" and more > 0 and more > most:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree
-from fusedsl.ir import Choice, Flag, Node, Number, Size, declare
+from fusedsl.ir import Choice, Flag, Node, Number, Size, declare, spells
 from fusedsl.types import DType, same_size, show_shape
 
 from .activation import logsigmoid
@@ -63,9 +64,24 @@ def mse_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None 
 
 
 @declare(expand=_regression("l1_loss", lambda d: abs(d)))
-def l1_loss(x: torch.Tensor, target: torch.Tensor, reduction: Choice = "mean"):
+def l1_loss(x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: Choice = "mean"):
     """|x - target|"""
-    return F.l1_loss(x, target, reduction=reduction)
+    if weight is None:
+        return F.l1_loss(x, target, reduction=reduction)
+    loss = (x - target).abs() * weight  # in a mode (torch.device, say) torch 2.13 forgets the weight
+    return {"none": loss, "sum": loss.sum(), "mean": loss.sum() / weight.sum()}[reduction]
+
+
+@spells("F.l1_loss")
+def l1_loss_(input, target, size_average=None, reduce=None, reduction="mean"):
+    """torch 2.13 passes on all but the weight to modes and subclasses, so that is taken from the call itself."""
+    if size_average is not None or reduce is not None:
+        hint = "Use reduction=."
+        raise BadArgument(op="l1_loss", name="size_average and reduce", rule="None", got="another", hint=hint)
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not F.l1_loss.__code__:
+        frame = frame.f_back
+    return l1_loss(input, target, None if frame is None else frame.f_locals.get("weight"), reduction)
 
 
 def _smooth_l1(d: Node, beta: float) -> Node:

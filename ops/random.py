@@ -26,7 +26,7 @@ from .activation import leaky_relu
 from .compare import ge, lt, minimum, where
 from .convert import narrow, torch_dtype
 from .elementwise import abs, ceil, exp, log, log1p, sqrt
-from .factories import zeros_like
+from .factories import full_like, zeros_like
 from .helpers import HELPERS
 from .movement import expand, reshape, squeeze, unsqueeze
 from .reduce import argmax
@@ -244,11 +244,12 @@ def randint_like(input, low=0, high=None, *, dtype=None, generator=None, **optio
 
 
 @spells("torch.normal")
-def normal(mean, std=1.0, size=None, *, generator=None, dtype=None, **options):
-    if size is None:
-        of_both = mean * 0 + std  # their common shape and dtype
-        size, dtype = of_both.shape, of_both.dtype
-    return _drawn(random_normal, size, dtype or default_float(), generator, **options) * std + mean
+def normal(mean: Any, std: Any = 1.0, size=None, *, generator=None, dtype=None, **options):
+    if size is not None:
+        return _drawn(random_normal, size, dtype or default_float(), generator, **options) * std + mean
+    of_both, first = mean * 0 + std, mean if hasattr(mean, "dtype") else std
+    drawn = _drawn(random_normal, of_both.shape, of_both.dtype, generator, **options) * std + mean
+    return drawn.to(first.dtype)
 
 
 @spells("torch.bernoulli", "Tensor.bernoulli")
@@ -297,9 +298,26 @@ def uniform_(input, *args, generator=None, **named):
     return where(ge(found, high), low, found)  # rounded to the end, which does not belong to it
 
 
-@spells("Tensor.normal_")
-def normal_(input, mean=0.0, std=1.0, *, generator=None):
-    return _drawn(random_normal, input.shape, input.dtype, generator) * std + mean
+@spells("init.uniform_")
+def init_uniform(tensor, a=0.0, b=1.0, generator=None):
+    return uniform_(tensor, a, b, generator=generator)
+
+
+@spells("init.constant_")
+def init_constant(tensor, val):
+    return full_like(tensor, val)
+
+
+@spells("init.kaiming_uniform_")
+def init_kaiming_uniform(tensor, a=0, mode: Any = "fan_in", nonlinearity: Any = "leaky_relu", generator=None):
+    fan = torch.nn.init._calculate_correct_fan(tensor, mode)
+    bound = math.sqrt(3.0) * torch.nn.init.calculate_gain(nonlinearity, a) / math.sqrt(fan)
+    return uniform_(tensor, -bound, bound, generator=generator)
+
+
+@spells("Tensor.normal_", "init.normal_")
+def normal_(tensor, mean=0.0, std=1.0, generator=None):
+    return _drawn(random_normal, tensor.shape, tensor.dtype, generator) * std + mean
 
 
 @spells("Tensor.log_normal_")

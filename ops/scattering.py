@@ -324,24 +324,6 @@ def index_add_(input, dim, index, source, *, alpha=1):
     return index_add(input, dim, index, source if isinstance(alpha, int) and alpha == 1 else source * alpha)
 
 
-@spells("torch.index_put", "Tensor.index_put")
-def index_put_(input, indices, values, accumulate=False):
-    x, places, dims, kept = input, [], [], 0
-    masks = [i for i in indices if i is not None and i.dtype in (torch.bool, torch.uint8)]
-    if len(masks) == 1 == len(indices) and not values.shape and not accumulate:
-        mask = masks[0]
-        for _ in range(len(x.shape) - len(mask.shape)):
-            mask = unsqueeze(mask, -1)
-        return where(mask if mask.dtype is torch.bool else mask != 0, values, x)
-    for d, which in enumerate(indices):
-        if which is None:
-            kept += 1
-        else:
-            places.append(which)
-            dims.append(d)
-    return index_put([x, values, *places], tuple(dims), accumulate)
-
-
 @spells("Tensor.put", "torch.put")
 def put(input, index, source, accumulate=False):
     flat, at = reshape(input, (-1,)), reshape(index, (-1,))

@@ -7,6 +7,7 @@ is said.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -180,7 +181,8 @@ def _trigamma(value):
 """
 # The sum over (q + k)^-s: 16 terms, and what follows them by Euler's and Maclaurin's formula. For a whole s and q < 0
 # there are three such sums: of what lies before 0 from its nearest on, of what lies after 0, and of what lies before q.
-# They are taken in one loop, because a power of f64s is long. An infinite q gives NaN, as in torch.
+# They are taken in one loop, because a power of f64s is long, and in f64, because terms of both signs cancel. An
+# infinite q gives NaN, as in torch.
 HELPERS["_zeta"] = """
 @triton.jit
 def _zeta(s, q):
@@ -214,13 +216,17 @@ def _zeta(s, q):
 """
 
 
-def _zeta_text(expr, s: str, q: str) -> str:
-    """Computed in f64, because terms of both signs cancel."""
-    s, q = (
-        f"{text}.to(tl.float64)" if "tl.full" in text or arg.kind != "const" else f"tl.full([], {text}, tl.float64)"
-        for arg, text in zip(expr.args, (s, q), strict=True)
-    )
-    return f"_zeta({s}, {q}).to(tl.{expr.dtype.language})"
+def in_f64(call: str) -> Callable[..., str]:
+    """The text of a call whose operands are f64s, and whose result is of the type that it is wanted in."""
+
+    def text(expr, *operands: str) -> str:
+        wide = (
+            f"{text}.to(tl.float64)" if "tl.full" in text or arg.kind != "const" else f"tl.full([], {text}, tl.float64)"
+            for arg, text in zip(expr.args, operands, strict=True)
+        )
+        return f"{call.format(*wide)}.to(tl.{expr.dtype.language})"
+
+    return text
 
 
 @declare(type=floating, triton="libdevice.lgamma({0})", torch=("torch.special.gammaln",), domain=(2.5, 9), cheap=False)
@@ -258,7 +264,7 @@ def trigamma(x: torch.Tensor):
     return torch.polygamma(1, x)
 
 
-@declare(type=floating, triton=_zeta_text, domain=((1.5, 9), (0.5, 9)), cheap=False)
+@declare(type=floating, triton=in_f64("_zeta({0}, {1})"), domain=((1.5, 9), (0.5, 9)), cheap=False)
 def zeta(x: torch.Tensor, other: torch.Tensor):
     """Hurwitz's zeta function: the sum of (other + k)^-x over k >= 0"""
     return torch.special.zeta(x, other)

@@ -290,13 +290,23 @@ def _dim(x, dim: int, op: str) -> int:
     return dim_in(dim, len(x.shape), op)
 
 
-@spells("Tensor.reshape", "Tensor.view")
+@spells("Tensor.reshape")
 def reshape(self, *shape, size=None):
-    if size is not None:
-        shape = (size,)
-    if shape and isinstance(shape[0], torch.dtype):
-        raise UnknownFunction(op="Tensor.view", hint="A view as another dtype shows bits, not values; use .to(dtype).")
-    return ops.reshape(self, flat(shape))
+    return ops.reshape(self, flat(shape if size is None else (size,)))
+
+
+@spells("Tensor.view")
+def view(self, *shape, size=None, dtype=None):
+    dtype = shape[0] if shape and isinstance(shape[0], torch.dtype) else dtype
+    if dtype is None:
+        return reshape(self, *shape, size=size)
+    source, dtype = dtype_of(self.dtype), dtype_of(dtype)
+    if source.bytes != dtype.bytes:
+        rule, hint = f"of {source.bytes} bytes an element, as {source} is", "For values use .to(dtype)."
+        raise BadArgument(op="Tensor.view", name="dtype", rule=rule, got=dtype, hint=f"{hint} View bits outside.")
+    if dtype.is_bool and source is not dtype:
+        raise BadArgument(op="Tensor.view", name="dtype", rule="one of numbers", got=dtype, hint="Use x != 0.")
+    return self if source is dtype else ops.reread(self, source.name, dtype.name)
 
 
 @spells("Tensor.view_as", "Tensor.reshape_as")
@@ -430,26 +440,35 @@ def _bounded(bound, n, default):
 
 
 def _cut(x, dim: int, start, stop, step=None):
+    if start is None and stop is None and step in (None, 1):
+        return x
+    return ops.slice(x, dim, *bounds(x, dim, start, stop, step))
+
+
+def bounds(x, dim: int, start, stop, step=None) -> tuple:
+    """Where a slice starts, ends, and its step, as ops want them: 0 <= start <= end <= the size."""
     n, step = x.shape[dim], 1 if step is None else step
     if _less(step, 1):
         raise BadArgument(op="slice", name="step", rule="at least 1", got=step, hint="Use x.flip(dim).")
-    if start is None and stop is None and step == 1:
-        return x
     start, stop = _bounded(start, n, 0), _bounded(stop, n, n)
-    return ops.slice(x, dim, start, start if _less(stop, start) else stop, step)
+    return start, start if _less(stop, start) else stop, step
 
 
-def _at(x, dim: int, index):
+def at_number(x, dim: int, index):
+    """An index that counts from the end if it is negative, as one from 0."""
     n = x.shape[dim]
     inside = index + n if _less(index, 0) else index
     if _less(inside, 0) or not _less(inside, n):
         raise BadArgument(op="select", name="index", rule=f"in [-{n}, {n}) for dim {dim}", got=index, hint="")
-    return ops.select(x, dim, inside)
+    return inside
 
 
 @spells("torch.select", "Tensor.select")
 def select(input, dim, index):
-    return _at(input, _dim(input, dim, "select"), index)
+    dim = _dim(input, dim, "select")
+    if hasattr(index, "dtype"):
+        return ops.select_at(input, dim, index)
+    return ops.select(input, dim, at_number(input, dim, index))
 
 
 @spells("torch.narrow", "Tensor.narrow")
@@ -514,38 +533,50 @@ def unbind(input, dim=0):
     return tuple(ops.select(input, dim, i) for i in range(_number(input.shape[dim])))
 
 
-def _listed(indices: Sequence) -> Any:
+def listed(indices: Sequence) -> Any:
     """A list of numbers, or of tensors, as an index."""
     if any(hasattr(k, "dtype") for k in indices):
         return ops.stack(list(indices))
     return SPELLINGS["torch.tensor"](list(indices), **({} if indices else {"dtype": torch.int64}))
 
 
+def keys_of(x, key) -> list:
+    """What x is indexed with, one by one; in the place of an Ellipsis all of the dimensions that it stands for."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if isinstance(key, list) and not all(isinstance(k, int) for k in key):
+        keys = key  # as torch does
+    if any(isinstance(k, bool) for k in keys):
+        raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
+    rank = len(x.shape)
+    taken = sum(_dims_taken(k) for k in keys)
+    if taken > rank:
+        raise BadArgument(op="x[...]", name="the indices", rule=f"{rank} at most", got=taken, hint="")
+    at = next((at for at, k in enumerate(keys) if k is Ellipsis), None)
+    return keys if at is None else [*keys[:at], *[slice(None)] * (rank - taken), *keys[at + 1 :]]
+
+
+def _dims_taken(key) -> int:
+    """How many dimensions something in [...] is for."""
+    if key is None or key is Ellipsis:
+        return 0
+    return len(key.shape) if getattr(key, "dtype", None) in (torch.bool, torch.uint8) else 1
+
+
 @spells("Tensor.__getitem__")
 def getitem(self, key):
     """x[...]: ints, slices, None, Ellipsis and index tensors, as torch reads them."""
-    keys = key if isinstance(key, tuple) else (key,)
-    if isinstance(key, list) and not all(isinstance(k, int) for k in key):
-        keys = tuple(key)  # as torch does
-    taken = len([k for k in keys if k is not None and k is not Ellipsis])
-    if taken > len(self.shape):
-        raise BadArgument(op="x[...]", name="the indices", rule=f"{len(self.shape)} at most", got=taken, hint="")
     x, dim, picked = self, 0, {}
-    for k in keys:
-        if k is Ellipsis:
-            dim += len(self.shape) - taken
-        elif k is None:
+    for k in keys_of(self, key):
+        if k is None:
             x, dim = ops.unsqueeze(x, dim), dim + 1
         elif isinstance(k, slice):
             x, dim = _cut(x, dim, k.start, k.stop, k.step), dim + 1
         elif hasattr(k, "dtype") and not k.shape:  # selects, as a number does
-            x = ops.index([x, k], (dim,), dim)
+            x = ops.select_at(x, dim, k)
         elif isinstance(k, (list, tuple)) or hasattr(k, "dtype"):
-            picked[dim], dim = k if hasattr(k, "dtype") else _listed(k), dim + 1
-        elif isinstance(k, bool):
-            raise DataDependent(op="x[bool]", what="the shape", hint="Use x[None] or torch.where.")
+            picked[dim], dim = k if hasattr(k, "dtype") else listed(k), dim + 1
         else:
-            x = _at(x, dim, k)
+            x = ops.select(x, dim, at_number(x, dim, k))
     if not picked:
         return x
     together = max(picked) - min(picked) + 1 == len(picked)
@@ -568,7 +599,7 @@ def vstack(tensors):
 
 @spells("torch.constant_pad_nd")
 def constant_pad_nd(input, pad, value=0):
-    return ops.pad(input, pad, "constant", value)
+    return SPELLINGS["F.pad"](input, pad, "constant", value)
 
 
 @spells("torch.gather", "Tensor.gather")
@@ -606,22 +637,12 @@ def einsum(equation, *operands):
     operands = flat(operands)
     if not isinstance(equation, str):
         raise BadArgument(op="einsum", name="the equation", rule="a string", got=repr(equation), hint="")
-    terms, arrow, result = equation.replace(" ", "").partition("->")
-    names = terms.split(",")
-    if not arrow:
-        every = [c for c in terms if c.isalpha()]
-        result = "".join(sorted(c for c in set(every) if every.count(c) == 1))
-    plain = all(part.isalpha() or not part for part in (*names, result))
-    if len(names) != len(operands) or not plain or len({*result}) != len(result) or {*result} - {*terms}:
-        rule = "letters for every operand's dimensions, and of those for the result's"
-        raise BadArgument(op="einsum", name="the equation", rule=rule, got=repr(equation), hint="")
+    terms, result = _named_dims(equation, [len(operand.shape) for operand in operands])
     product = None
-    for place, (own, operand) in enumerate(zip(names, operands, strict=True)):
-        if len(own) != len(operand.shape) or len({*own}) != len(own):
-            rule = f"of {len({*own})} dimensions, one for each letter"
-            raise BadArgument(op="einsum", name="an operand", rule=rule, got=len(operand.shape), hint="")
+    for place, (own, operand) in enumerate(zip(terms, operands, strict=True)):
+        operand, own = _diagonals(operand, own)
         summed = [c for c in own if c not in result]
-        if {*summed} & {*"".join(names[:place] + names[place + 1 :])}:
+        if {*summed} & {c for term in terms[:place] + terms[place + 1 :] for c in term}:
             raise UnknownFunction(op="einsum", hint=f"{equation!r} is a contraction: call it outside the function.")
         if summed:
             operand = ops.sum(operand, tuple(own.index(c) for c in summed))
@@ -631,6 +652,47 @@ def einsum(equation, *operands):
             operand = operand if c in kept else ops.unsqueeze(operand, at)
         product = operand if product is None else product * operand
     return product
+
+
+def _named_dims(equation: str, ranks: Sequence[int]) -> tuple[list[list[Any]], list[Any]]:
+    """The names of the operands' dimensions and of the result's: letters, and for what ... stands for -1, -2 .., from
+    the last one on."""
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    texts = terms.split(",")
+    every = [c for c in terms if c.isalpha()]
+    if not arrow:
+        result = "..." * ("..." in terms) + "".join(sorted(c for c in set(every) if every.count(c) == 1))
+    letters = [text.replace("...", "", 1) for text in (*texts, result)]
+    plain = all(text.isalpha() or not text for text in letters)
+    if len(texts) != len(ranks) or not plain or len({*letters[-1]}) != len(letters[-1]) or {*letters[-1]} - {*every}:
+        rule = "letters for every operand's dimensions, and of those for the result's, beside one ... in each"
+        raise BadArgument(op="einsum", name="the equation", rule=rule, got=repr(equation), hint="")
+    rests = [rank - len(own) for rank, own in zip(ranks, letters, strict=False)]
+    for text, rank, rest in zip(texts, ranks, rests, strict=True):
+        if rest < 0 or (rest and "..." not in text):
+            rule = f"of {rank - rest} dimensions, one for each letter"
+            raise BadArgument(op="einsum", name="an operand", rule=rule, got=rank, hint="")
+    return [_spread(*each) for each in zip(texts, rests, strict=True)], _spread(result, max(rests, default=0))
+
+
+def _spread(text: str, rest: int) -> list[Any]:
+    """The names that a term is of; its dots stand for so many dimensions."""
+    before, _, after = text.partition("...")
+    return [*before, *(range(-rest, 0) if "..." in text else ()), *after]
+
+
+def _diagonals(x: Any, names: list[Any]) -> tuple[Any, list[Any]]:
+    """x where its dimensions of one name have one index, and the names of what is left."""
+    while len(names) > len({*names}):
+        name = next(name for name in names if names.count(name) > 1)
+        one = names.index(name)
+        other = names.index(name, one + 1)
+        if x.shape[one] != x.shape[other]:
+            got = f"{x.shape[one]} and {x.shape[other]}"
+            raise BadArgument(op="einsum", name=f"the sizes of {name}", rule="the same", got=got, hint="")
+        x = ops.diagonal(x, 0, one, other)
+        names = [c for at, c in enumerate(names) if at not in (one, other)] + [name]
+    return x, names
 
 
 @spells("torch.outer", "Tensor.outer", "torch.ger", "Tensor.ger")

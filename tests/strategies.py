@@ -577,6 +577,19 @@ def _index_select(builder: Builder, op: Op) -> dict[str, Any]:
     return {"x": x, "dim": d, "index": _places(builder, x.shape[d], [builder.source.pick([1, 2, 4])])}
 
 
+def _select_at(builder: Builder, op: Op) -> dict[str, Any]:
+    x, d = _near(builder, op)
+    return {"x": x, "dim": d, "index": _places(builder, x.shape[d], [], low=-1)}
+
+
+def _slopes_between(builder: Builder, op: Op) -> dict[str, Any]:
+    x, d = _near(builder, op)
+    kind = x.dtype if x.dtype.is_float and x.dtype.bits > 8 else dtype("f32")
+    places = torch.arange(evaluate(x.shape[d], builder.sizes)).to(torch_dtype(kind)) ** 1.5
+    given = builder.given(places, Type(kind, (x.shape[d],)))
+    return {"x": x, "places": given, "dim": d, "edge_order": builder.source.pick([1, 2])}
+
+
 def _embedding(builder: Builder, op: Op) -> dict[str, Any]:
     weight = builder.operand((-4, 4), lambda node: node.rank == 2)
     if weight.rank != 2:
@@ -866,8 +879,10 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
     "repeat_interleave": _repeat_interleave, "cat": _joined, "stack": _joined, "pad": _pad, "pad_around": _pad_around,
     "gather": _gather,
-    "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "embedding": _embedding,
-    "one_hot": _one_hot, "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
+    "take_along_dim": _gather, "pick": _pick, "index": _pick, "index_select": _index_select, "select_at": _select_at,
+    "slopes_between": _slopes_between,
+    "embedding": _embedding, "one_hot": _one_hot,
+    "nll_loss": _classes, "cross_entropy": _classes, "layer_norm": _norm, "rms_norm": _norm,
     "group_norm": _group_norm, "batch_norm": _batch_norm, "local_response_norm": _channels_first,
     "multi_margin_loss": _labels, "multilabel_margin_loss": _labels, "cosine_embedding_loss": _distances,
     "pixel_shuffle": _channels_first, "pixel_unshuffle": _channels_first, "channel_shuffle": _channels_first,
@@ -889,7 +904,7 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
 # float64 has others, and what reads a row dozens of times takes seconds to plan.
-NOT_DRAWN = {"input", "const", "size", "indices", "ordered", "selected"}
+NOT_DRAWN = {"input", "const", "size", "indices", "ordered", "reread", "selected"}
 
 
 def drawable(names: Collection[str] | None = None) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from fusedsl import fuse
+from fusedsl.errors import InPlaceInput
 from fusedsl.options import Options
 from fusedsl.runtime import counters, load, write_atomically
 from fusedsl.testing import assert_launches, assert_matches
@@ -403,3 +405,101 @@ def test_what_pads_truths_is_a_truth():
     for value in (0, 1, 2, 0.5):
         assert_matches(lambda m, value=value: F.pad(m, (1, 1), value=value).sum(), (m,))
         assert_matches(lambda m, value=value: ~F.pad(m, (1, 1), value=value) & m[0], (m,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_incomplete_gamma_functions(dtype):
+    """Where torch has them, and by the equations that hold between them, which see more digits than torch's have."""
+    known = torch.tensor([0, -0.0, 1, 0.5, 1.1, 20, 1e-30, 1e300, -1, torch.inf, -torch.inf, torch.nan])
+    spread = (torch.arange(-40, 30, dtype=torch.float64) / 4).exp()
+    near = 21 + torch.arange(0, 3000, 107, dtype=torch.float64)
+    near = near[:, None], near[:, None] + near.sqrt() * 0.3
+    for a, x in ((known[:, None], known), (spread[:, None], spread), near):
+        a, x = a.to(dtype), x.to(dtype)
+        lower, upper = fuse(lambda a, x: (torch.igamma(a, x), torch.special.gammaincc(a, x)))(a, x)
+        for got, wanted in ((lower, torch.igamma(a, x)), (upper, torch.igammac(a, x))):
+            close = {"rtol": 1e-8, "atol": 1e-9} if dtype == torch.float64 else {}  # what torch's own are good for
+            torch.testing.assert_close(got, wanted, equal_nan=True, **close)
+        if dtype == torch.float64:
+            both = (lower + upper)[~lower.isnan()]
+            assert ((both - 1).abs() < 1e-14).all()
+            step = torch.exp(a * x.log() - x - torch.lgamma(a + 1))
+            more = fuse(lambda a, x: a.igamma(x))(a + 1, x)
+            there = (a > 0) & (a < 1e6) & (x > 0) & (x < 1e6)
+            assert ((lower - more - step).abs() < 1e-11)[there].all()
+
+
+_BY_SIZE = (
+    (torch.float64, torch.int64, torch.uint64), (torch.float32, torch.int32, torch.uint32),
+    (torch.float16, torch.bfloat16, torch.int16, torch.uint16),
+    (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.bool),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtypes", _BY_SIZE)
+def test_bits_are_read_as_another_dtype(dtypes):
+    """All patterns of 16 bits and of 8, many of more. A NaN in 8 bits is a NaN, whichever."""
+    size = dtypes[0].itemsize
+    whole = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[size]
+    bits = torch.arange(1 << 16).to(torch.int16).view(torch.uint8)
+    for source in dtypes:
+        x = (bits & 1 if source is torch.bool else bits[: 3 * 1024]).view(source) if size != 2 else bits.view(source)
+        for to in dtypes:
+            if to is torch.bool:
+                continue
+            got, wanted = fuse(lambda x, to=to: x.view(to).clone())(x), x.view(to).clone()
+            assert got.dtype is to and got.shape == wanted.shape
+            same = got.view(whole) == wanted.view(whole)
+            if size == 1:
+                same |= x.float().isnan() | wanted.float().isnan()
+            assert same.all()
+
+
+def test_bits_are_those_that_a_result_has():
+    x = torch.tensor([0.1, -2.5, 1e-9, float("inf")])
+    rounded = lambda x: ((x.half() + 1).view(torch.int16), (x.bfloat16() * 3).view(torch.int16))
+    assert_matches(rounded, (x,))
+    assert_matches(lambda x: (x.view(torch.int32) & 0x7FFFFFFF).view(torch.float32) + 1, (x,))
+    assert_matches(lambda x: torch.full((3,), 1.5, dtype=torch.float16).view(torch.int16) + x[:3], (x,))
+    assert_matches(lambda x: x[:0].view(torch.int32).sum() + x[:1].view(torch.int32), (x,))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_of_pairs_have_weights(reduction):
+    """torch 2.13 does not pass l1_loss's weight on to modes."""
+    if "weight" not in inspect.signature(F.l1_loss).parameters:
+        pytest.skip("this torch has no weights")
+    x, y, w = torch.randn(5, 3), torch.randn(5, 3), torch.rand(5, 3)
+    for loss in (F.l1_loss, F.mse_loss, F.huber_loss):
+        for dtype in (torch.float32, torch.bfloat16):
+            args = x.to(dtype), y.to(dtype), w.to(dtype)
+            f = lambda x, y, w, f=loss: f(x, y, weight=w, reduction=reduction)
+            assert_matches(f, args)
+            torch.testing.assert_close(fuse(f)(*args), f(*args), rtol=2e-2, atol=2e-2)  # in a mode torch forgets w
+            assert_matches(lambda x, y, f=loss, w=args[2]: f(x, y, weight=w, reduction=reduction), args[:2])
+            assert_matches(lambda x, y, f=loss: f(x, y, reduction=reduction), args[:2])
+
+
+def test_slopes_of_uneven_places():
+    x, places = torch.randn(3, 5), torch.tensor([0.0, 1.0, 3.0, 3.5, 10.0])
+    for given in (places, places.double(), places.half(), (places * 2).long()):
+        for values in (x, x.half(), (x * 9).long()):
+            for order in (1, 2):
+                f = lambda x, p, e=order: torch.gradient(x, spacing=(p,), dim=1, edge_order=e)
+                assert_matches(f, (values, given))
+    assert_matches(lambda x, p, q: torch.gradient(x, spacing=(q, p)), (x[:, :2], places[:2], places[1:4]))
+
+
+def test_another_view_of_the_same_in_place():
+    def f(x):
+        a, b, c, d = (x[None] * k for k in range(1, 5))
+        a.squeeze_()
+        b.transpose_(1, 2).add_(1)
+        c.unsqueeze_(-1)
+        d.squeeze_(0).t_()
+        return a, b, c, d, a + 1, a.shape[0]
+
+    assert_matches(f, (torch.randn(3, 4),))
+    assert_matches(f, (torch.randn(3, 3),))
+    with pytest.raises(InPlaceInput):
+        fuse(lambda x: x.t_())(torch.randn(3, 4))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fusedsl import fuse
 from fusedsl.errors import (
@@ -43,6 +44,7 @@ MISTAKES = {
     "an index that is a float": (lambda a, b: a[b], (X, X[0]), DTypesDisagree, r"indices must be integers.*Use .long"),
     "gather by another rank": (lambda a, i: a.gather(0, i), (X, INDEX), ShapesDisagree, "as many dimensions"),
     "a mask as an index": (lambda a: a[a > 0], (X,), DataDependent, "Use torch.where"),
+    "how often each number is there": (lambda i: i.bincount(minlength=4), (ROWS,), DataDependent, "F.one_hot.x, n."),
     "a shape that depends on values": (lambda a: a.unique(), (X,), DataDependent, "the shape of the result"),
     "a number out of a tensor": (lambda a: a * a.sum().item(), (X,), DataDependent, "Keep it a tensor"),
     "a Python float of a tensor": (lambda a: float(a.sum()), (X,), DataDependent, "Keep it a tensor"),
@@ -72,6 +74,13 @@ MISTAKES = {
     "nothing to clamp to": (lambda a: a.clamp(), (X,), BadArgument, "min or max must be given"),
     "the greatest of nothing": (lambda a: a.amax(0), (torch.empty(0, 3),), BadArgument, "Nothing has no extreme"),
     "a generator": (lambda a: (v for v in [a]), (X,), BadArgument, "Give a list"),
+    "bits of another size": (lambda a: a.view(torch.int16), (X,), BadArgument, "4 bytes.*For values use .to"),
+    "bits as truths": (lambda a: a.view(torch.bool), (ROWS.to(torch.uint8),), BadArgument, "Use x != 0"),
+    "a contraction": (lambda a: torch.einsum("...i,...i->...", a, a), (X,), UnknownFunction, "is a contraction"),
+    "a diagonal of no square": (lambda a: torch.einsum("ii->i", a), (X,), BadArgument, "the sizes of i must be"),
+    "more than goes around": (lambda a: F.pad(a, (-4, 3), "circular"), (X,), BadArgument, "size is n = 2"),
+    "other places": (lambda a, b: torch.gradient(a, spacing=(b[0],), dim=1), (X, Y), ShapesDisagree, "each"),
+    "drawing until it fits": (lambda a: nn.init.trunc_normal_(a.clone()), (X,), DataDependent, "Tensor.item"),
     "a convolution": (lambda a: F.conv1d(a[None], a[None]), (X,), UnknownFunction, "has no rule"),
 }
 

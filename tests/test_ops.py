@@ -257,8 +257,9 @@ CALLS_OF_TORCH = {
         torch.isin(3, xi); torch.fill(x, 2.5); torch.ldexp(x, xi); torch.ldexp(h, xi); torch.gcd(xi, xi + 3);
         torch.lcm(xi, 0 * xi); torch.nextafter(x, y); torch.nextafter(h, h + 1); torch.xlogy(2., y.abs());
         torch.special.zeta(2., y.abs()); torch.logaddexp2(x, y); F.rrelu(x); x.round(decimals=-1);
-        x.clone().digamma_()""",
+        x.clone().digamma_(); torch.special.gammainc(y.abs(), x.abs()); torch.igammac(y.abs(), x.abs())""",
     "views": """
+        x.view(torch.int32) >> 23; xi.view(dtype=torch.float64) * 0; h.view(torch.bfloat16); m.view(torch.uint8);
         x.view(-1); x.view(3, 2, 8); x.reshape(2, 3, -1); x.reshape((48,)); x.view(x.shape[0], 2, -1); x.flatten();
         z.flatten(1); z.flatten(1, 2); x.unflatten(1, (2, 4)); x.unflatten(-1, (-1, 2)); x.permute(1, 0);
         z.permute(0, 2, 1, 3); x.transpose(0, 1); x.t(); x.T; z.mT; x.unsqueeze(0); x.unsqueeze(-1); x[None].squeeze();
@@ -309,6 +310,11 @@ CALLS_OF_TORCH = {
         torch.trapezoid(x, v); torch.trapezoid(x, y, dim=0); torch.trapz(x, dx=0.5);
         torch.cumulative_trapezoid(x, dx=2, dim=0); torch.cumulative_trapezoid(x, v); torch.gradient(x);
         torch.gradient(x, dim=1, edge_order=2); torch.gradient(x, spacing=(2, 0.5)); torch.gradient(v, spacing=3.);
+        torch.gradient(v, spacing=(w8.cumsum(0),)); torch.gradient(x, spacing=torch.tensor(2.), dim=1);
+        torch.gradient(x, spacing=(w8.cumsum(0),), dim=(1,), edge_order=2);
+        torch.einsum("ii->i", x[:, :6]); torch.einsum("ii", x[:, :6]); torch.einsum("...ii->i...", x[None, :, :6]);
+        torch.einsum("b...->...", z); torch.einsum("i...,j...->ij...", z, y[:, :6]); torch.einsum("...i,i->...i", x, v);
+        torch.einsum("...ij", z); torch.einsum(x, [..., 1], [1, ...]); torch.einsum("...,->...", x, v[0]);
         torch.kron(x[:2, :3], y[:3, :2]); torch.kron(v, x[:2]); torch.cross(x[:, :3], y[:, :3]);
         torch.linalg.cross(x[:3], y[:3], dim=0); torch.cross(z[0], z[1], 0); torch.vander(v); torch.vander(v, 3, True);
         torch.linalg.vander(x, N=4); torch.tril_indices(3, 4); torch.triu_indices(4, 3, -1);

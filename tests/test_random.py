@@ -244,3 +244,44 @@ def test_mistakes():
             fuse(eval(f"lambda x: {text}", {"torch": torch, "F": F}))(x)
     with pytest.raises(BadArgument, match="one without random numbers"):
         compare(F.dropout, (x,))
+
+
+@pytest.mark.parametrize("mean", FLOATS)
+@pytest.mark.parametrize("std", FLOATS)
+def test_normal_numbers_have_the_dtype_of_the_mean(mean, std):
+    x = torch.randn(3, 1).to(mean)
+    for f, args in (
+        (lambda x, s: torch.normal(x, s), (x, torch.zeros(4, dtype=std))),
+        (lambda x: torch.normal(x, 0.0), (x,)),
+        (lambda s: torch.normal(2.0, s), (torch.zeros(4, dtype=std),)),
+    ):
+        found, wanted = fuse(f)(*args), f(*args)
+        assert (found.dtype, found.shape, found.stride()) == (wanted.dtype, wanted.shape, wanted.stride())
+        assert torch.equal(found, wanted)
+
+
+INITS = {
+    "uniform_": (lambda h: nn.init.uniform_(h, -1, 3), lambda v: v.min() >= -1 and v.max() < 3 and v.max() > 2.9),
+    "uniform_ by name": (lambda h: nn.init.uniform_(tensor=h, b=2.0), lambda v: v.min() >= 0 and 1.9 < v.max() < 2),
+    "normal_": (lambda h: nn.init.normal_(h, mean=2.0, std=3.0), lambda v: abs(v.mean() - 2) < 0.2),
+    "constant_": (lambda h: nn.init.constant_(h, 3), lambda v: v.eq(3).all()),
+    "zeros_": (nn.init.zeros_, lambda v: v.eq(0).all()),
+    "ones_": (nn.init.ones_, lambda v: v.eq(1).all()),
+    "kaiming_uniform_": (lambda h: nn.init.kaiming_uniform_(h, nonlinearity="relu"),
+                         lambda v: 0.99 * 0.3 < v.abs().max() <= 0.3),
+    "kaiming_normal_": (lambda h: nn.init.kaiming_normal_(h, mode="fan_out"), lambda v: abs(v.std() - 0.2) < 0.02),
+    "xavier_uniform_": (nn.init.xavier_uniform_, lambda v: v.abs().max() <= (6 / (200 / 3 + 50)) ** 0.5),
+    "xavier_normal_": (nn.init.xavier_normal_, lambda v: v.std() < 0.2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_what_initialises_weights_fills_what_the_function_made(name):
+    fill, holds = INITS[name]
+
+    def f(x):
+        h = torch.empty(50, 200 // 3 + 1, device=x.device)
+        fill(h)
+        return h
+
+    assert holds(seeded(0, fuse(f), torch.ones(1)))

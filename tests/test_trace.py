@@ -978,6 +978,7 @@ VIEWS_OF_INPUTS = [
     lambda x: x.contiguous(), lambda x: x.mT.contiguous(), lambda x: x.flatten(), lambda x: x.view(x.shape[1], -1),
     lambda x: x.squeeze(0), lambda x: x.to(torch.float32).T, lambda x: x.reshape(-1, 2), lambda x: x.view_as(x),
     lambda x: x.unflatten(1, (2, -1)), lambda x: x.diagonal(), lambda x: x.movedim(0, 1), lambda x: x.narrow(0, 1, 2),
+    lambda x: x.view(torch.int32), lambda x: x[1:].view(dtype=torch.int32).T, lambda x: x.view(torch.int32).view(-1),
 ]  # fmt: skip
 
 
@@ -995,6 +996,39 @@ def test_returned_views_alias_as_in_eager(view, strided):
     assert torch.equal(got, wanted)
     x += 1
     assert torch.equal(got, wanted), "one aliases the input and the other does not"
+
+
+VIEWS_AT_DATA = [
+    lambda x, i: x[i], lambda x, i: x[:, i], lambda x, i: x[i, 1:], lambda x, i: x[..., None, i - 1],
+    lambda x, i: x[i, i], lambda x, i: x.select(1, i), lambda x, i: torch.select(x.mT, 0, i)[1:],
+    lambda x, i: x[(i := i + 1) - 1][i],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS_AT_DATA)
+@pytest.mark.parametrize("index", [torch.tensor(-1, dtype=torch.int32), torch.tensor(1)])
+def test_a_view_at_an_index_that_is_data_aliases_as_in_eager(view, index):
+    """torch reads an index of no dims, and takes the view that the number names."""
+    x = torch.randn(3, 4)
+    got, wanted = results(trace(view, (x, index)), x, index), view(x, index)
+    assert (got.stride(), got.shape, got.data_ptr()) == (wanted.stride(), wanted.shape, wanted.data_ptr())
+    both = trace(lambda x, i: ((y := x * 2), view(y, i)), (x, index))
+    base, got = results(both, x, index)
+    assert got.data_ptr() - base.data_ptr() == wanted.data_ptr() - x.data_ptr() and torch.equal(got, wanted * 2)
+    alone = trace(lambda x, i: view(x * 2, i), (x, index))
+    assert alone.results.leaves == (("node", 0),), "nothing waits for the index where nothing has the same memory"
+
+
+def test_an_index_keeps_the_value_that_a_view_was_taken_at():
+    def f(x, i):
+        i = i + 0
+        row = x[i]
+        i -= 1
+        return row, x[i]
+
+    x, i = torch.randn(3, 4), torch.tensor(1)
+    for got, wanted in zip(results(trace(f, (x, i)), x, i), (x[1], x[0]), strict=True):
+        assert got.data_ptr() == wanted.data_ptr()
 
 
 def test_a_copy_is_a_copy():
@@ -1167,6 +1201,13 @@ def _changes_view(x):
     return h
 
 
+def _changes_view_at_data(x):
+    h = x * 2
+    row = h[x.argmax() % 2]
+    row += 1
+    return h
+
+
 def _changes_base(x):
     h = x * 2
     flat = h.view(-1)
@@ -1187,12 +1228,6 @@ def _changes_view_of_input(x):
 def _changes_capture(x):
     SCALE.add_(1)
     return x
-
-
-def _sets_item(x):
-    h = x * 2
-    h[0] = 1
-    return h
 
 
 def _sets_item_of_input(x):
@@ -1226,9 +1261,9 @@ MISTAKES = {
     "in place": (_changes_input, errors.InPlaceInput, "the input x"),
     "in place on a view of an input": (_changes_view_of_input, errors.InPlaceInput, "the input x"),
     "in place on a view": (_changes_view, errors.InPlaceInput, "shares memory"),
+    "in place on a view at an index that is data": (_changes_view_at_data, errors.InPlaceInput, "shares memory"),
     "in place on a base": (_changes_base, errors.InPlaceInput, "shares memory"),
     "in place on a capture": (_changes_capture, errors.InPlaceInput, "the input SCALE"),
-    "item assignment": (_sets_item, errors.UnknownFunction, "torch.where"),
     "item assignment to an input": (_sets_item_of_input, errors.InPlaceInput, "the input x"),
     "relu_": (lambda x: F.relu(x, inplace=True), errors.InPlaceInput, "the input x"),
     "shapes": (lambda x: x + torch.ones(5), errors.ShapesDisagree, "broadcast"),
