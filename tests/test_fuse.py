@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -418,7 +419,7 @@ def test_incomplete_gamma_functions(dtype):
         a, x = a.to(dtype), x.to(dtype)
         lower, upper = fuse(lambda a, x: (torch.igamma(a, x), torch.special.gammaincc(a, x)))(a, x)
         for got, wanted in ((lower, torch.igamma(a, x)), (upper, torch.igammac(a, x))):
-            close = {"rtol": 1e-8, "atol": 1e-9} if dtype == torch.float64 else {}  # what torch's own are good for
+            close: Any = {"rtol": 1e-8, "atol": 1e-9} if dtype == torch.float64 else {}  # what torch's own are good for
             torch.testing.assert_close(got, wanted, equal_nan=True, **close)
         if dtype == torch.float64:
             both = (lower + upper)[~lower.isnan()]
@@ -470,7 +471,8 @@ def test_losses_of_pairs_have_weights(reduction):
     if "weight" not in inspect.signature(F.l1_loss).parameters:
         pytest.skip("this torch has no weights")
     x, y, w = torch.randn(5, 3), torch.randn(5, 3), torch.rand(5, 3)
-    for loss in (F.l1_loss, F.mse_loss, F.huber_loss):
+    losses: Any = (F.l1_loss, F.mse_loss, F.huber_loss)
+    for loss in losses:
         for dtype in (torch.float32, torch.bfloat16):
             args = x.to(dtype), y.to(dtype), w.to(dtype)
             f = lambda x, y, w, f=loss: f(x, y, weight=w, reduction=reduction)
