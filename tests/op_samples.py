@@ -1,7 +1,7 @@
 """torch's own samples of arguments, for every function in the table that torch's tests use: fused against eager.
 
-`python -m tests.op_samples [NAMES] [--every N] [--show N] [--device cuda]` prints how many samples agree, and what the
-others say. Of a sample may come out:
+`python -m tests.op_samples [NAMES] [--every N] [--show N] [--device cuda] [--keep FILE]` prints how many samples agree,
+and what the others say; with a file to keep it in, it may be stopped and goes on. Of a sample may come out:
 
 agrees    eager's shapes, dtypes and strides, and its values within the function's own tolerance in that table; or eager
           refuses it as well. Of random numbers and empty tensors no values are compared. Where a function returns the
@@ -18,12 +18,14 @@ of its samples is not refused with UnknownFunction.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -174,32 +176,46 @@ def is_as_exact(fused: Fused, args: Sequence[Any], kwargs: dict[str, Any]) -> bo
         return False
 
 
+def _kept(file: Path | None) -> dict[str, tuple[Counter[str], list[str]]]:
+    """What earlier runs have found, by function."""
+    lines = file.read_text().splitlines() if file and file.exists() else []
+    return {each["name"]: (Counter(each["count"]), each["others"]) for each in map(json.loads, lines)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of functions; all if none")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth sample only")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="at most so many that disagree, per function")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="of what was found; what it has is not run again")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--part", default="0/1", metavar="K/N", help="the functions with numbers K modulo N")
     asked = parser.parse_args()
     part, parts = map(int, asked.part.split("/"))
+    kept = _kept(asked.keep)
     total: Counter[str] = Counter()
     start = time.monotonic()
     for info in table()[part::parts]:
+        name = name_of(info)
         if asked.names and info.name not in asked.names:
             continue
-        found = list(outcomes(info, asked.every, asked.device))
-        count = Counter(each.what for each in found)
+        if name not in kept:
+            found = list(outcomes(info, asked.every, asked.device))
+            others = [str(each)[:400] for each in found if each.what != "agrees"]
+            shown = others[:: max(1, len(others) // asked.show)][: asked.show]
+            kept[name] = Counter(each.what for each in found), shown
+            if asked.keep:
+                with asked.keep.open("a") as file:
+                    print(json.dumps({"name": name, "count": kept[name][0], "others": shown}), file=file)
+        count, others = kept[name]
         if count.total() == count["unknown"]:
             total["functions that are not known"] += 1
             continue
         total.update(count)
         total["functions"] += 1
-        others = [each for each in found if each.what != "agrees"]
         if others:
-            print(f"{name_of(info)}: {', '.join(f'{n} {what}' for what, n in count.most_common())}")
-            for each in others[:: max(1, len(others) // asked.show)][: asked.show]:
-                print(f"    {each}"[:400], flush=True)
+            print(f"{name}: {', '.join(f'{n} {what}' for what, n in count.most_common())}")
+            print("\n".join(f"    {each}" for each in others), flush=True)
     judged = total["agrees"] + total["as exact"] + total["wrong"]
     share = total["agrees"] / max(1, judged)
     print(f"{dict(total)}; {share:.2%} of {judged} agree; {time.monotonic() - start:.0f} s")
