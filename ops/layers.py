@@ -13,7 +13,7 @@ from fusedsl.types import dim_in
 
 from . import pooling  # noqa: F401  (imported for its declarations)
 from .compare import clamp_min, minimum
-from .norms import batch_norm, group_norm, log_softmax, pairwise_distance, softmax, softmin
+from .norms import batch_norm, group_norm, layer_norm, log_softmax, pairwise_distance, softmax, softmin
 from .reduce import amax, amin, mean, sum, vector_norm
 from .resample import nearest
 
@@ -45,6 +45,16 @@ def functional_batch_norm(input, running_mean, running_var, weight=None, bias=No
 @spells("torch.batch_norm")
 def torch_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled=True):
     return functional_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+@spells("torch.layer_norm")
+def torch_layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
+    return layer_norm(input, normalized_shape, weight, bias, eps)
+
+
+@spells("torch.group_norm")
+def torch_group_norm(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    return group_norm(input, num_groups, weight, bias, eps)
 
 
 @spells("F.instance_norm")

@@ -19,7 +19,8 @@ from fusedsl.types import dtype as dtype_of
 from .convert import check_number
 from .parts import select_scatter, slice_scatter
 from .scattering import index_put as put_at
-from .spell import at_number, bounds, keys_of, listed, ops
+from .spell import ops
+from .spell_index import at_number, bounds, keys_of, listed
 
 
 def _is_mask(key: Any) -> bool:

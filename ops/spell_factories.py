@@ -10,7 +10,8 @@ from fusedsl.errors import BadArgument
 from fusedsl.ir import OPS, Op, spells
 from fusedsl.types import dim_in
 
-from .spell import converted, flat, ops
+from .spell import flat, ops
+from .spell_convert import converted
 
 
 def made(op: Op, *args: Any, dtype=None, device=None, layout=None, pin_memory=False, requires_grad=False,

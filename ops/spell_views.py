@@ -1,19 +1,95 @@
-"""More of torch's forms of call for views, parts and copies, in the manner of `spell.py`."""
+"""torch's forms of call for views: other shapes, orders and sizes of all elements; in the manner of `spell.py`."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
-from collections.abc import Callable
-from typing import Any
+
+import torch
 
 from fusedsl.errors import BadArgument, DataDependent
-from fusedsl.ir import OPS, SPELLINGS, Op, spells
+from fusedsl.ir import SPELLINGS, spells
 from fusedsl.types import dim_in
+from fusedsl.types import dtype as dtype_of
 
-from .spell import ops
+from .spell import dim_of, flat, ops
 
-# ---- turns and ranks -------------------------------------------------------------------------------------------------
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+
+@spells("Tensor.reshape")
+def reshape(self, *shape, size=None):
+    return ops.reshape(self, flat(shape if size is None else (size,)))
+
+
+@spells("Tensor.view")
+def view(self, *shape, size=None, dtype=None):
+    dtype = shape[0] if shape and isinstance(shape[0], torch.dtype) else dtype
+    if dtype is None:
+        return reshape(self, *shape, size=size)
+    source, dtype = dtype_of(self.dtype), dtype_of(dtype)
+    if source.bytes != dtype.bytes:
+        rule, hint = f"of {source.bytes} bytes an element, as {source} is", "For values use .to(dtype)."
+        raise BadArgument(op="Tensor.view", name="dtype", rule=rule, got=dtype, hint=f"{hint} View bits outside.")
+    if dtype.is_bool and source is not dtype:
+        raise BadArgument(op="Tensor.view", name="dtype", rule="one of numbers", got=dtype, hint="Use x != 0.")
+    return self if source is dtype else ops.reread(self, source.name, dtype.name)
+
+
+@spells("Tensor.view_as", "Tensor.reshape_as")
+def view_as(self, other):
+    return ops.reshape(self, tuple(other.shape))
+
+
+@spells("torch.ravel", "Tensor.ravel")
+def ravel(input):
+    return ops.reshape(input.contiguous(), (-1,))
+
+
+@spells("Tensor.expand")
+def expand(self, size, implicit=False):
+    return ops.expand(self, flat([size]))
+
+
+@spells("torch.broadcast_to", "Tensor.broadcast_to")
+def broadcast_to(input, size):
+    return ops.expand(input, tuple(size))
+
+
+@spells("Tensor.expand_as")
+def expand_as(self, other):
+    return ops.expand(self, tuple(other.shape))
+
+
+@spells("torch.broadcast_tensors")
+def broadcast_tensors(*tensors):
+    tensors = flat(tensors)
+    backwards = itertools.zip_longest(*(t.shape[::-1] for t in tensors), fillvalue=1)
+    shape = [next((n for n in sizes if not (isinstance(n, int) and n == 1)), 1) for sizes in backwards][::-1]
+    return tuple(ops.expand(t, tuple(shape)) for t in tensors)
+
+
+@spells("torch.meshgrid")
+def meshgrid(*tensors, indexing=None):
+    tensors = flat(tensors)
+    if indexing == "xy" and len(tensors) > 1:
+        x, y, *rest = meshgrid(tensors[1], tensors[0], *tensors[2:])
+        return (y, x, *rest)
+    shape = tuple(t.shape[0] if t.shape else 1 for t in tensors)
+    lined_up = (ops.reshape(t, tuple(-1 if e == d else 1 for e in range(len(shape)))) for d, t in enumerate(tensors))
+    return tuple(ops.expand(t, shape) for t in lined_up)
+
+
+# ---- orders ----------------------------------------------------------------------------------------------------------
+
+
+@spells("torch.fliplr", "Tensor.fliplr")
+def fliplr(input):
+    return ops.flip(input, (1,))
+
+
+@spells("torch.flipud", "Tensor.flipud")
+def flipud(input):
+    return ops.flip(input, (0,))
 
 
 @spells("torch.rot90", "Tensor.rot90")
@@ -32,138 +108,73 @@ def rot90(input, k=1, dims=(0, 1)):
     return ops.transpose(ops.flip(input, (b if turn == 1 else a,)), a, b)
 
 
-def _each(function: Callable[[Any], Any], *names: str) -> None:
-    """A function of one tensor, or of several, which gives as many."""
-
-    @spells(*names)
-    def each(*tensors):
-        if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):
-            tensors = tensors[0]
-            return tuple(function(t) for t in tensors)
-        results = tuple(function(t) for t in tensors)
-        return results[0] if len(results) == 1 else results
+@spells("torch.t", "Tensor.t", "Tensor.T", "Tensor.H")
+def t(input):
+    return ops.permute(input, tuple(range(len(input.shape)))[::-1])
 
 
-def _of_one(t: Any) -> Any:
-    return t if len(t.shape) else ops.reshape(t, (1,))
+@spells("Tensor.mT", "Tensor.mH", "torch.adjoint", "Tensor.adjoint")
+def mT(input):
+    return ops.transpose(input, -2, -1)
 
 
-def _of_two(t: Any) -> Any:
-    return ops.unsqueeze(_of_one(t), 0) if len(t.shape) < 2 else t
+@spells("torch.movedim", "Tensor.movedim", "torch.moveaxis", "Tensor.moveaxis")
+def movedim(input, source, destination):
+    rank = len(input.shape)
+    pairs = zip(flat([destination]), flat([source]), strict=True)
+    moved = {dim_of(input, to, "movedim"): dim_of(input, of, "movedim") for to, of in pairs}
+    rest = iter([d for d in range(rank) if d not in moved.values()])
+    return ops.permute(input, tuple(moved[d] if d in moved else next(rest) for d in range(rank)))
 
 
-def _of_three(t: Any) -> Any:
-    return ops.unsqueeze(_of_two(t), -1) if len(t.shape) < 3 else t
+@spells("torch.roll", "Tensor.roll")
+def roll(input, shifts, dims=()):
+    dims = flat([dims])
+    if dims:
+        return ops.roll(input, shifts, dims)
+    return ops.reshape(ops.roll(ops.reshape(input, (-1,)), shifts, (0,)), tuple(input.shape))
 
 
-_each(_of_one, "torch.atleast_1d")
-_each(_of_two, "torch.atleast_2d")
-_each(_of_three, "torch.atleast_3d")
+# ---- repetitions -----------------------------------------------------------------------------------------------------
 
 
-@spells("torch.column_stack")
-def column_stack(tensors):
-    columns = [t if len(t.shape) > 1 else ops.reshape(t, (-1, 1)) for t in tensors]
-    return ops.cat(columns, 1)
+@spells("Tensor.repeat")
+def repeat(self, repeats=()):
+    return ops.repeat(self, flat([repeats]))
 
 
-@spells("torch.dstack")
-def dstack(tensors):
-    return ops.cat([_of_three(t) for t in tensors], 2)
+@spells("torch.tile", "Tensor.tile")
+def tile(input, dims=()):
+    dims = flat([dims])
+    return ops.repeat(input, (1,) * (len(input.shape) - len(dims)) + dims)
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
+@spells("torch.repeat_interleave", "Tensor.repeat_interleave")
+def repeat_interleave(input, repeats=None, dim=None, *, output_size=None):
+    if repeats is None or hasattr(repeats, "dtype"):
+        raise DataDependent(op="repeat_interleave", what="the result's size", hint="Give repeats as an int.")
+    if dim is None:
+        input, dim = ops.reshape(input, (-1,)), 0
+    return ops.repeat_interleave(input, repeats, dim)
 
 
-def _tensor_split(x: Any, where: Any, dim: int, op: str) -> tuple:
-    if hasattr(where, "dtype"):
-        raise DataDependent(op=op, what="where the parts begin", hint="Give an int or a list of ints.")
-    dim = dim_in(dim, len(x.shape), op)
-    n = int(x.shape[dim])
-    if isinstance(where, (list, tuple)):
-        bounds = [0, *(max(0, min(n, b + n if b < 0 else b)) for b in map(int, where)), n]
-    else:
-        parts = int(where)
-        if parts < 1:
-            raise BadArgument(op=op, name="sections", rule="at least 1", got=parts, hint="")
-        size, more = divmod(n, parts)
-        bounds = [k * size + min(k, more) for k in range(parts + 1)]
-    return tuple(ops.slice(x, dim, a, max(a, b)) for a, b in itertools.pairwise(bounds))
+# ---- more dimensions -------------------------------------------------------------------------------------------------
 
 
-@spells("torch.tensor_split", "Tensor.tensor_split")
-def tensor_split(input, indices_or_sections=None, dim=0, *, indices=None, sections=None):
-    where = next(w for w in (indices_or_sections, indices, sections) if w is not None)
-    return _tensor_split(input, where, dim, "tensor_split")
+@spells("torch.unflatten", "Tensor.unflatten")
+def unflatten(input, dim, sizes):
+    return ops.unflatten(input, dim, tuple(sizes))
 
 
-def _split_along(name: str, least: int, dim: int) -> None:
-    @spells(f"torch.{name}", f"Tensor.{name}")
-    def split(input, indices_or_sections=None, *, indices=None, sections=None):
-        where = next(w for w in (indices_or_sections, indices, sections) if w is not None)
-        rank = len(input.shape)
-        if rank < least:
-            raise BadArgument(op=name, name="x", rule=f"of {least} dimensions at least", got=rank, hint="")
-        along = 0 if rank == 1 else dim
-        if not isinstance(where, (list, tuple)) and input.shape[along] % where:
-            rule = f"a divisor of {input.shape[along]}"
-            raise BadArgument(op=name, name="sections", rule=rule, got=where, hint="")
-        return _tensor_split(input, where, along, name)
+@spells("Tensor.unfold")
+def windows(self, dimension, size, step):
+    dim = dim_of(self, dimension, "unfold")
+    n = self.shape[dim] if self.shape else 1
+    if n < size:
+        raise BadArgument(op="unfold", name="size", rule=f"at most {n}", got=size, hint="")
+    if not self.shape:  # one window, of the one element or of none
+        return ops.slice(ops.unsqueeze(self, 0), 0, 0, size)
+    return ops.unfold(self, dim, size, step)
 
-
-_split_along("hsplit", 1, 1)
-_split_along("vsplit", 2, 0)
-_split_along("dsplit", 3, 2)
-
-for _name in ("split", "chunk", "split_with_sizes"):
-    for _room in ("torch", "Tensor"):
-        SPELLINGS[f"{_room}.unsafe_{_name}"] = SPELLINGS[f"torch.{_name}"]
 
 SPELLINGS["torch.linalg.diagonal"] = lambda A, *, offset=0, dim1=-2, dim2=-1: ops.diagonal(A, offset, dim1, dim2)
-
-
-@spells("torch.take", "Tensor.take")
-def take(input, index):
-    return ops.index([ops.reshape(input, (-1,)), index], (0,), 0)
-
-
-@spells("torch.take_along_dim", "Tensor.take_along_dim")
-def take_along_dim(input, indices, dim=None):
-    if dim is None:
-        return ops.gather(ops.reshape(input, (-1,)), 0, ops.reshape(indices, (-1,)))
-    return ops.take_along_dim(input, indices, dim)
-
-
-# ---- copies ----------------------------------------------------------------------------------------------------------
-
-
-def _copied(target: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, in memory of its own, row by row."""
-
-    def row_by_row(x: Any) -> Any:
-        return ops.clone(x).contiguous()
-
-    def copy(*args: Any, **kwargs: Any) -> Any:
-        found = target(*args, **kwargs)
-        return tuple(map(row_by_row, found)) if isinstance(found, tuple) else row_by_row(found)
-
-    signature = target.signature if isinstance(target, Op) else inspect.signature(target)
-    copy.__signature__ = signature  # type: ignore[attr-defined]
-    return copy
-
-
-def _sliced(input, dim=0, start=None, end=None, step=1):
-    key = (slice(None),) * dim_in(dim, len(input.shape), "slice") + (slice(start, end, step),)
-    return SPELLINGS["Tensor.__getitem__"](input, key)
-
-
-_COPIED = {"view": "reshape", "slice": _sliced, "alias": lambda input: input, "detach": lambda input: input}
-for _name in (
-    "alias", "detach", "diagonal", "expand", "narrow", "permute", "select", "slice", "split", "split_with_sizes",
-    "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view",
-):  # fmt: skip
-    _target = _COPIED.get(_name, _name)
-    if isinstance(_target, str):
-        _target = SPELLINGS.get(f"torch.{_target}") or SPELLINGS.get(f"Tensor.{_target}") or OPS[_target]
-    for _room in ("torch", "Tensor"):
-        SPELLINGS.setdefault(f"{_room}.{_name}_copy", _copied(_target))

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 import torch
-from strategies import NOT_DRAWN, Limits, random_case
 from test_kernels import assert_means_the_same
 from triton import knobs
 
@@ -17,6 +16,8 @@ from fusedsl.errors import UnsupportedDevice
 from fusedsl.ir import OPS
 from fusedsl.testing import assert_matches
 from fusedsl.workloads import Workload, cases, swiglu
+from tests.builder import Limits
+from tests.strategies import NOT_DRAWN, random_case
 
 SEED = int(os.environ.get("FUSEDSL_SEED", "0"))
 GPU = torch.device("cuda", 0)

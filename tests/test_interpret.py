@@ -3,24 +3,18 @@
 import pytest
 import torch
 from hypothesis import given
-from strategies import (
-    NOT_DRAWN,
-    Builder,
-    Dice,
-    Limits,
-    Machine,
-    assert_identical,
-    graph_and_inputs,
-    random_case,
-)
 
 import fusedsl.ops as ops
 from fusedsl.errors import ShapesDisagree
 from fusedsl.index import Symbol, poly
-from fusedsl.interpret import interpret, sizes_of
+from fusedsl.interpret import Machine, interpret, sizes_of
 from fusedsl.ir import OPS, Graph, cast, intern
 from fusedsl.passes.decompose import decompose
 from fusedsl.types import Type, bf16, dtype, f8e4m3, f16, f32, f64, i8, i32
+from tests.builder import Builder, Limits
+from tests.choices import Dice
+from tests.identical import assert_identical
+from tests.strategies import NOT_DRAWN, apply, graph_and_inputs, random_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 N = poly(Symbol("n"))
@@ -200,11 +194,11 @@ def test_meta_tensors_give_strides(name):
 
 @pytest.mark.parametrize("name", sorted(set(OPS) - NOT_DRAWN))
 def test_every_op_is_drawn(name):
-    """An op that the strategies cannot call would go untested: give it a line in strategies.CALLS or CHOICES."""
+    """An op that the strategies cannot call would go untested: give it a line in op_calls.CALLS or builder.CHOICES."""
     for seed in range(40):
         builder = Builder(Dice(seed), Limits())
         builder.machine = Machine(builder.sizes)
-        builder.apply(OPS[name])
+        apply(builder, OPS[name])
         if any(node not in builder.inputs for node in builder.pool):
             return
     pytest.fail(f"{name}: 40 draws of operands and attributes were all refused")

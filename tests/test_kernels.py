@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from strategies import NOT_DRAWN, Case, Limits, graph_and_inputs, random_case
 
 import fusedsl.ops  # noqa: F401  (declares them)
 from fusedsl.codegen.inspect import TARGETS
@@ -17,6 +16,8 @@ from fusedsl.ir import OPS
 from fusedsl.pipeline import optimise
 from fusedsl.plan import Plan, Planner
 from fusedsl.testing import significant_strides
+from tests.builder import Case, Limits
+from tests.strategies import NOT_DRAWN, graph_and_inputs, random_case
 
 CPU = torch.device("cpu")
 SEED = int(os.environ.get("FUSEDSL_SEED", "0"))

@@ -37,7 +37,11 @@ from fusedsl.ir import OPS, SPELLINGS, Graph, Node, Op, build, intern, topologic
 from fusedsl.ops.helpers import HELPERS, filled
 from fusedsl.trace import trace
 from fusedsl.types import STORED, DType, Type, dtype
-from tests.strategies import CALLS, NOT_DRAWN, Builder, Hypothesis, Limits, Refused, fill
+from tests.builder import Builder, Limits, Refused
+from tests.choices import Hypothesis
+from tests.op_calls import CALLS
+from tests.strategies import NOT_DRAWN
+from tests.tensors import fill
 
 DRAWN = [name for name in OPS if name not in NOT_DRAWN]
 TORCH_REFUSES = (RuntimeError, TypeError, NotImplementedError, IndexError, ValueError, ZeroDivisionError,

@@ -16,7 +16,7 @@ from fusedsl.errors import BadArgument
 from fusedsl.interpret import interpret
 from fusedsl.ops.random import _philox
 from fusedsl.testing import TARGETS, assert_launches, assert_no_spills, assert_traffic, compare
-from tests.strategies import assert_identical
+from tests.identical import assert_identical
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SIZES = st.lists(st.sampled_from([0, 1, 2, 3, 7, 33, 130]), max_size=3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fusedsl import fuse
 from fusedsl.errors import DataDependent, DTypesDisagree, ShapesDisagree
-from tests.strategies import assert_identical
+from tests.identical import assert_identical
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool]
 

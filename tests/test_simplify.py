@@ -2,13 +2,14 @@
 
 import pytest
 from hypothesis import given
-from strategies import assert_identical, graph_and_inputs, random_case
 
 from fusedsl.interpret import interpret
 from fusedsl.passes.decompose import decompose
 from fusedsl.passes.simplify import RULES, simplify
 from fusedsl.rewrite import Fired, rewrite
 from fusedsl.text import parse, show
+from tests.identical import assert_identical
+from tests.strategies import graph_and_inputs, random_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fusedsl import fuse, ops
 from fusedsl.errors import BadArgument, DataDependent
 from fusedsl.ops.sorting import MOST
-from tests.strategies import assert_identical
+from tests.identical import assert_identical
 
 NAN, INF = float("nan"), float("inf")
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8,

@@ -5,7 +5,6 @@ import math
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import graph_and_inputs, random_case
 
 import fusedsl.ops as ops
 from fusedsl.errors import BadText, Line
@@ -13,6 +12,7 @@ from fusedsl.index import Symbol, floordiv, poly, remainder
 from fusedsl.ir import OPS, Graph, constant, intern
 from fusedsl.text import node_names, parse, show
 from fusedsl.types import Type, bool_, f16, f32, f64, i64
+from tests.strategies import graph_and_inputs, random_case
 
 B, K = poly(Symbol("B")), poly(Symbol("K"))
 
