@@ -134,7 +134,8 @@ class DataDependent(FuseError, RuntimeError):
 
 
 class InPlaceInput(FuseError, RuntimeError):
-    """{op}: changes {what} in place; a fused function only reads its inputs. {hint}"""
+    """{op}: changes {what} in place; a fused function only reads its inputs, and keeps no second view of what it
+    changes. {hint}"""
 
 
 class NeedsGrad(FuseError, RuntimeError):

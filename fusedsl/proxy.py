@@ -7,6 +7,7 @@ another node, if nothing else shares its memory.
 
 from __future__ import annotations
 
+import difflib
 import numbers
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -199,14 +200,13 @@ class Proxy(torch.Tensor):
         return -1 if device.type == "cpu" else device.index or 0
 
     def is_contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> bool:  # type: ignore[override]
-        """As it is in this call for an input; what is computed counts as contiguous."""
-        source = self._fused.storage.source
-        if source is None or source.tensor is None or self._fused.steps:
-            return memory_format is torch.contiguous_format
-        answer = source.tensor.is_contiguous(memory_format=memory_format)
-        form = self._session.reader.constant(memory_format)
-        self._session.facts.require(f"{source.text}.is_contiguous(memory_format={form}) is {answer}")
-        return answer
+        """As it is in this call; for calls whose tensors lie otherwise the function is traced again."""
+        return self._session.is_contiguous(self, memory_format)
+
+    def __getattr__(self, name: str) -> Any:
+        close = difflib.get_close_matches(name, dir(torch.Tensor), n=1)
+        hint = f"; close to it: {close[0]}" if close else ""
+        raise AttributeError(f"'Tensor' object has no attribute '{name}'{hint}", name=name)
 
     def __len__(self) -> int:
         if self.dim() == 0:
@@ -238,8 +238,7 @@ class Proxy(torch.Tensor):
         return self.detach()
 
     def contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> Proxy:  # type: ignore[override]
-        step = Step(torch.Tensor.contiguous, (), {"memory_format": memory_format})
-        return self._session.view_all(self, step, self._fused.grad)
+        return self._session.contiguous(self, memory_format)
 
     def detach(self) -> Proxy:  # type: ignore[override]
         return self._session.view_all(self, Step(torch.Tensor.detach, (), {}), False)

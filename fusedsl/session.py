@@ -33,6 +33,7 @@ from .errors import (
 )
 from .index import Atom, Poly, Symbol, replace
 from .inputs import Input, Inputs
+from .interpret import interpret
 from .ir import OPS, Graph, Node, Op, as_node, build, cast, no_rule, substitute_sizes
 from .nested import holds, leaves_of, map_leaves, split_first
 from .notes import Notes
@@ -84,6 +85,10 @@ def _ours(method: Callable) -> Callable:
             self._depth -= 1
 
     return inside
+
+
+def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _settled(value: Any) -> Any:
@@ -370,6 +375,37 @@ class Session:
         value = proxy._fused
         return self.proxy(self.node(proxy), value.storage, (*value.steps, step), grad=grad)
 
+    def contiguous(self, proxy: Proxy, memory_format: torch.memory_format) -> Proxy:
+        """The tensor itself where it is; as far as results are views of one another it counts as one of it."""
+        value, form = proxy._fused, str(memory_format).removeprefix("torch.")
+        node = build(OPS["contiguous"], (self.node(proxy),), {"memory_format": form})
+        step = Step(torch.Tensor.contiguous, (), {"memory_format": memory_format})
+        return self.proxy(node, value.storage, (*value.steps, step), grad=value.grad)
+
+    # ---- where values lie ----
+
+    @_ours
+    def is_contiguous(self, proxy: Proxy, memory_format: torch.memory_format) -> bool:
+        """Whether eager's tensor would be, in this call and in every one that this trace serves."""
+        for each in self.inputs.all:
+            if each.tensor is not None:
+                self.facts.require(f"{each.text}.stride() == {each.tensor.stride()}")
+
+        def known(value: Any) -> Any:
+            return self.facts.value(value) if isinstance(value, Poly) else 0 if isinstance(value, Value) else value
+
+        tensor = self._memory_of(proxy._fused.storage)
+        for step in proxy._fused.steps:
+            tensor = step.function(tensor, *map_leaves(step.args, known), **map_leaves(step.kwargs, known))
+        return tensor.is_contiguous(memory_format=memory_format)
+
+    def _memory_of(self, storage: Storage) -> torch.Tensor:
+        if storage.source is not None and storage.source.tensor is not None:
+            return _without_memory(storage.source.tensor)
+        graph = Graph(tuple(each.node for each in self.inputs.all), (storage.node,), self.name)
+        values = [1 if each.tensor is None else _without_memory(each.tensor) for each in self.inputs.all]
+        return interpret(graph, values, self.facts.values)[0]
+
     # ---- in place ----
 
     def changeable(self, tensor: Any, function: Any) -> Proxy:
@@ -381,7 +417,8 @@ class Session:
             raise InPlaceInput(op=name_of(function), what=f"the input {source.name}", hint=hint)
         if proxy._fused.shares:
             what = "a tensor that shares memory with another (a view and its base)"
-            hint = "Use the out-of-place form: h[0] = h[0] + 1 in the place of h[0] += 1."
+            hint = ("Change the base while no view of it is kept: h[0] = h[0] + 1 in the place of h[0] += 1, and views "
+                    "are taken after it.")  # fmt: skip
             raise InPlaceInput(op=name_of(function), what=what, hint=hint)
         return proxy
 

@@ -102,11 +102,21 @@ def _trace(session: Session, function: Callable, args: Sequence, kwargs: Mapping
     arguments = Arguments(session, size_names)
     call.arguments.update(arguments.read(signature, call.arguments, function))
     session.watch.root(function)
+    random = torch.get_rng_state()
     with _inside(session):
         with Mode(session):
             result = function(*call.args, **call.kwargs)
         arguments.check_unchanged()
+        _check_unseeded(random)
         return _finish(session, result)
+
+
+def _check_unseeded(before: torch.Tensor) -> None:
+    """A call draws its numbers after the trace: what changes torch's generator in a trace would not in a call."""
+    if not torch.equal(before, torch.get_rng_state()):
+        torch.set_rng_state(before)
+        what, hint = "it is changed while the function is traced, and later calls would not", "Do so outside."
+        raise UntraceableCapture(name="torch's random generator (torch.manual_seed)", what=what, hint=hint)
 
 
 def _signature(function: Callable) -> inspect.Signature:

@@ -127,7 +127,8 @@ def pad(x: torch.Tensor, pad: Sizes, mode: Choice = "constant", value: MaybeNumb
 def _indices(node_types: Sequence[Type], op: str) -> None:
     for t in node_types:
         if t.dtype.is_bool or t.dtype.name == "u8":
-            raise DataDependent(op=op, what="the shape of what a mask selects", hint="Use torch.where(mask, x, 0).")
+            hint = "Use torch.where(mask, x, 0), or torch.where(mask, y, h) in the place of h[mask] = y[mask]."
+            raise DataDependent(op=op, what="the shape of what a mask selects", hint=hint)
         if not t.dtype.is_integer:
             raise DTypesDisagree(op=op, rule="indices must be integers", got=str(t.dtype), hint="Use .long().")
 

@@ -62,7 +62,7 @@ def apply(builder: Builder, op: Op) -> None:
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
 # float64 has others, and what reads a row dozens of times takes seconds to plan.
-NOT_DRAWN = {"input", "const", "size", "indices", "ordered", "reread", "selected"}
+NOT_DRAWN = {"input", "const", "contiguous", "size", "indices", "ordered", "reread", "selected"}
 
 
 def drawable(names: Collection[str] | None = None) -> list[list[str]]:

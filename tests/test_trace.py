@@ -94,6 +94,58 @@ def test_numbers_of_the_callers_for_an_unknown_function():
         fuse(lambda size, strides: torch.empty_strided(size, strides))((2, 3), (3, 1))
 
 
+def sheared(x):
+    return x.t().contiguous() + 1
+
+
+def asks(x):
+    return x + 1 if x.is_contiguous() else x - 1
+
+
+def asks_a_view(x):
+    return x + 1 if x.t().is_contiguous() else x - 1
+
+
+def asks_what_is_computed(x):
+    h = x * 2
+    h = h if h.is_contiguous() else h.contiguous()
+    return h[:, 1:] + 1 if h[:, 1:].is_contiguous() else h[:, 1:] - 1
+
+
+@pytest.mark.parametrize("f", [sheared, asks, asks_a_view, asks_what_is_computed])
+def test_where_values_lie_is_eagers_affair(f):
+    fused = fuse(f)
+    dense = torch.randn(3, 2)
+    for x in (dense, torch.randn(2, 3).t(), torch.randn(5, 7), torch.randn(4, 6)[:, ::2], dense):
+        assert torch.equal(fused(x), f(x))
+        assert fused(x).stride() == f(x).stride()
+    assert len(fused._entries) <= 4  # the last is the first again
+
+
+def test_a_format_of_memory_may_be_asked_for():
+    f = lambda x: x * 2 if x.is_contiguous(memory_format=torch.channels_last) else x + 1
+    fused, x = fuse(f), torch.randn(2, 3, 4, 5)
+    for each in (x, x.to(memory_format=torch.channels_last)):
+        assert torch.equal(fused(each), f(each))
+
+
+def test_torchs_generator_is_not_seeded_inside():
+    def f(x):
+        torch.manual_seed(0)
+        return torch.rand_like(x)
+
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    with pytest.raises(errors.UntraceableCapture, match="generator"):
+        fuse(f)(torch.zeros(3))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_attribute_that_no_tensor_has():
+    with pytest.raises(AttributeError, match="'Tensor' object has no attribute 'softmx'; close to it: softmax"):
+        fuse(lambda x: x.softmx(-1))(torch.zeros(3, 4))
+
+
 def test_names_and_lines():
     traced = trace(rms_norm, (torch.randn(4, 8), torch.randn(4, 8), torch.randn(8)))
     h, y = traced.graph.outputs
