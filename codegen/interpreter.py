@@ -18,9 +18,11 @@ division, and the order in which a reduction adds.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,8 @@ from .translate import Translator
 from .ttir import parse, ttir_of
 
 __all__ = ["launch"]
+
+Id = tuple[int, int, int]
 
 
 def launch(
@@ -61,35 +65,64 @@ def launch(
     AssertionError where `tl.device_assert` or `tl.assume` fails, OutOfBounds, CannotInterpret for inline assembly, and
     whatever Triton's front end raises for a kernel it rejects.
     """
-    bound = bind(fn, args)
-    text = signature_of(fn, bound, signature)
-    kernel = _translated(fn, text, {name: value for name, value in bound.items() if name not in text})
-    tensors = {name: value for name, value in bound.items() if isinstance(value, torch.Tensor)}
-    memory = Memory(None if kernel.makes_pointers else tensors.values(), hooks)
-    values = [_argument(value, text[name]) for name, value in bound.items() if name in text]
+    call = prepare(fn, args, signature)
+    memory = Memory(None if call.makes_pointers else call.tensors.values(), hooks)
     if hooks is not None:
-        hooks.begin(tensors)
+        hooks.begin(call.tensors)
     try:
         with np.errstate(all="ignore"):
-            _run_grid(kernel.make_program, memory, grid, values, fn.__name__)
+            _run_grid(call.make_program, memory, grid, call.values.values(), fn.__name__)
     finally:
         if hooks is not None:
             hooks.end()
 
 
+@dataclass(frozen=True)
+class Call:
+    """A kernel's Python, and what it is given."""
+
+    make_program: Callable[..., Any]
+    text: str  # the TTIR
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]  # of the parameters that are no constants: addresses and numbers
+
+    @property
+    def makes_pointers(self) -> bool:
+        """Whether the kernel turns integers into pointers, of which nobody knows where they may point."""
+        return "tt.int_to_ptr" in self.text
+
+
 def _run_grid(
-    make_program: Callable[..., Any], memory: Memory, grid: tuple[int, int, int], values: list[Any], name: str
+    make_program: Callable[..., Any], memory: Memory, grid: Id, values: Iterable[Any], name: str
 ) -> None:
+    for pid, run in programs(make_program, memory, grid, values):
+        try:
+            run()
+        except Exception as error:
+            error.add_note(f"in kernel {name}, program {pid}")
+            raise
+
+
+def programs(
+    make_program: Callable[..., Any], memory: Memory, grid: Id, values: Iterable[Any]
+) -> Iterator[tuple[Id, Callable[[], None]]]:
+    """The programs of a launch, x fastest: the id of each, and what runs it."""
     nx, ny, nz = (int(extent) for extent in grid)
     program = make_program(memory, (np.int32(nx), np.int32(ny), np.int32(nz)), *values)
-    for z in range(nz):
-        for y in range(ny):
-            for x in range(nx):
-                try:
-                    program((np.int32(x), np.int32(y), np.int32(z)))
-                except Exception as error:
-                    error.add_note(f"in kernel {name}, program ({x}, {y}, {z})")
-                    raise
+    for z, y, x in itertools.product(range(nz), range(ny), range(nx)):
+        yield (x, y, z), functools.partial(program, (np.int32(x), np.int32(y), np.int32(z)))
+
+
+def prepare(
+    fn: JITFunction, args: Mapping[str, object], signature: Mapping[str, str] | None = None, *, watched: bool = False
+) -> Call:
+    """What `launch` runs of a kernel. watched: `memory.op` says which operation asks. Raises as `launch` does."""
+    bound = bind(fn, args)
+    text = signature_of(fn, bound, signature)
+    kernel = _translated(fn, text, {name: value for name, value in bound.items() if name not in text}, watched)
+    tensors = {name: value for name, value in bound.items() if isinstance(value, torch.Tensor)}
+    values = {name: _argument(value, text[name]) for name, value in bound.items() if name in text}
+    return Call(kernel.make_program, kernel.text, tensors, values)
 
 
 _SCALARS = {
@@ -112,22 +145,24 @@ def _argument(value: Any, kind: str) -> Any:
 @dataclass(frozen=True)
 class _Translated:
     make_program: Callable[..., Any]
-    makes_pointers: bool
+    text: str
 
 
 _known: weakref.WeakKeyDictionary[JITFunction, dict[Any, _Translated]] = weakref.WeakKeyDictionary()
 _known_lock = threading.Lock()
 
 
-def _translated(fn: JITFunction, signature: dict[str, str], constexprs: dict[str, object]) -> _Translated:
+def _translated(
+    fn: JITFunction, signature: dict[str, str], constexprs: dict[str, object], watched: bool
+) -> _Translated:
     """The translation of a kernel for these types and constants, made once."""
     with _known_lock:
         known = _known.setdefault(fn, {})
     plain = {name: value.value if isinstance(value, tl.constexpr) else value for name, value in constexprs.items()}
     # repr keeps 0.0 and -0.0 apart, which are equal
     constants = ((name, type(v), repr(v) if isinstance(v, float) else v) for name, v in plain.items())
-    key = (*signature.items(), *constants)
+    key = (watched, *signature.items(), *constants)
     if key not in known:
-        text = ttir_of(fn, signature, plain)
-        known[key] = _Translated(Translator(parse(text)).translate(), "tt.int_to_ptr" in text)
+        text = ttir_of(fn, signature, plain, lines=watched)
+        known[key] = _Translated(Translator(parse(text), watched=watched).translate(), text)
     return known[key]

@@ -65,10 +65,14 @@ def _number(token: str, element: str) -> Any:
 
 
 class Translator:
-    """Writes the Python of a module's functions; `translate` gives the function that makes a program."""
+    """Writes the Python of a module's functions; `translate` gives the function that makes a program.
 
-    def __init__(self, functions: list[Function]) -> None:
+    watched: before each access and each assertion, `memory.op` is set to its Op.
+    """
+
+    def __init__(self, functions: list[Function], *, watched: bool = False) -> None:
         self.functions = functions
+        self.watched = watched
         self.callees = {function.name: f"f{i}" for i, function in enumerate(functions)}
         self.lines: list[str] = []
         self.depth = 0
@@ -156,6 +160,8 @@ class Translator:
             write(op)
             return
         text = self._expression(op)
+        if self.watched and text.startswith(("memory.", "check(")):
+            self._line(f"memory.op = {self._keep(op)}")
         self._line(f"{', '.join(_names(op.results))} = {text}" if op.results else text)
 
     def _expression(self, op: Op) -> str:

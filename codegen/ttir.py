@@ -45,6 +45,7 @@ class Op:
     types: list[Type]
     regions: list[list[Block]] = field(default_factory=list)
     line: str = ""  # `file.py:12` of the kernel, where the text says so
+    stack: tuple[str, ...] = ()  # the same of each function it stands in, the innermost first
 
     def attribute(self, name: str, default: str | None = None) -> str:
         """The text of `name = text`, without quotes; the numbers of an array attribute."""
@@ -126,7 +127,7 @@ def simplify(module: Any, context: Any) -> None:
 def parse(text: str) -> list[Function]:
     """The functions of a module."""
     places = _places(text)
-    lines = iter([_placed(line.strip(), places) if places else (line.strip(), "") for line in text.splitlines()])
+    lines = iter([_placed(line.strip(), places) if places else (line.strip(), ()) for line in text.splitlines()])
     functions = []
     for line, _ in lines:
         if line.startswith("tt.func"):
@@ -143,24 +144,28 @@ _FILE = re.compile(r'"([^"]+)":(\d+)')
 _LOCATION = re.compile(r"\s*loc\((#loc\d*|unknown|\"[^()]*(?:\([^()]*\))?)\)")
 
 
-def _places(text: str) -> dict[str, str]:
-    """`#loc7` -> `file.py:12`: of a name's or a call's place, the place it refers to."""
+Stack = tuple[str, ...]  # `file.py:12` of a function, then of the call of it, ...
+
+
+def _places(text: str) -> dict[str, Stack]:
+    """`#loc7` -> `file.py:12`: of a name's place, the place it refers to; of a call's, those inside before its own."""
     bodies = dict(_PLACE.findall(text))
-    places = {}
-    for name in bodies:
-        at = name
-        while at and not _FILE.search(bodies.get(at, "")):
-            at = next(iter(re.findall(r"#loc\d*", bodies.get(at, ""))[-1:]), "")
-        if at:
-            file, row = _FILE.findall(bodies[at])[0]
-            places[name] = f"{file}:{row}"
-    return places
+    return {name: _stack(name, bodies) for name in bodies}
 
 
-def _placed(line: str, places: Mapping[str, str]) -> tuple[str, str]:
+def _stack(name: str, bodies: Mapping[str, str]) -> Stack:
+    body = bodies.get(name, "")
+    if found := _FILE.search(body):
+        return (f"{found[1]}:{found[2]}",)
+    others = re.findall(r"#loc\d*", body)
+    others = others if body.startswith("callsite") else others[-1:]
+    return tuple(place for other in others for place in _stack(other, bodies))
+
+
+def _placed(line: str, places: Mapping[str, Stack]) -> tuple[str, Stack]:
     """A line without what it says of its place, and the place."""
     found = _LOCATION.findall(line)
-    return _LOCATION.sub("", line), places.get(found[-1], "") if found else ""
+    return _LOCATION.sub("", line), places.get(found[-1], ()) if found else ()
 
 
 VALUE = re.compile(r"%[\w$.-]+(?:#\d+)?")
@@ -172,7 +177,7 @@ _POINTER = r"!tt\.ptr<(\w+)(?:, \d+)?>"  # with an address space
 _TYPE = re.compile(rf"tensor<((?:\d+x)*)(?:{_POINTER}|(\w+))>|{_POINTER}|\b([if]\d\w*|bf16)\b")
 
 
-def _blocks(lines: Iterator[tuple[str, str]]) -> tuple[list[Block], tuple[str, str]]:
+def _blocks(lines: Iterator[tuple[str, Stack]]) -> tuple[list[Block], tuple[str, Stack]]:
     """The blocks up to the line that closes their region, and that line."""
     blocks = [Block("^entry", [])]
     for line, place in lines:
@@ -187,7 +192,7 @@ def _blocks(lines: Iterator[tuple[str, str]]) -> tuple[list[Block], tuple[str, s
     raise AssertionError("a region is not closed")
 
 
-def _op(line: str, place: str, lines: Iterator[tuple[str, str]]) -> Op:
+def _op(line: str, place: Stack, lines: Iterator[tuple[str, Stack]]) -> Op:
     match = _OP.match(line)
     assert match, f"not an operation: {line}"
     named, name, rest = match.groups()
@@ -202,7 +207,8 @@ def _op(line: str, place: str, lines: Iterator[tuple[str, str]]) -> Op:
     text, colon, types = rest.rpartition(" : ") if not name.startswith("cf.") else (rest, "", "")
     if not colon:
         text, types = rest, ""
-    return Op(name, _results(named), text, VALUE.findall(STRING.sub("", text)), _types(types), regions, place)
+    values, line = VALUE.findall(STRING.sub("", text)), place[-1] if place else ""
+    return Op(name, _results(named), text, values, _types(types), regions, line, place)
 
 
 def _results(named: str | None) -> list[str]:

@@ -117,6 +117,41 @@ def explain(function: Spec, args: ArgsText = "") -> None:
         typer.echo(plan.explain())
 
 
+@app.command(no_args_is_help=True)
+def check_kernel(
+    kernel: Annotated[str, typer.Argument(metavar="FILE.py:KERNEL", help="A `@triton.jit` kernel; or MODULE:KERNEL.")],
+    grid: Annotated[str, typer.Option(help="How many programs run: 4, or 4,2,1.")] = "1",
+    args: Annotated[str, typer.Option("--args", help="Its arguments: 'f32[N=100], f32[N], n=N, BLOCK=64'.")] = "",
+    empty: Annotated[list[str] | None, typer.Option(help="This argument holds nothing yet. May be repeated.")] = None,
+    views: Annotated[
+        bool, typer.Option("--views", help="Access only an argument's elements, not what lies between them.")
+    ] = False,
+) -> None:
+    """Run a Triton kernel in an interpreter, and print the mistakes in its accesses to memory.
+
+    They are: out of bounds, uninitialised, races between programs, lanes that a load left undefined. The exit status is
+    1 if there are any.
+    """
+    from triton.compiler.errors import CompilationError
+
+    from .codegen.check import check
+    from .codegen.translate import CannotInterpret
+
+    function, extents = _kernel(kernel), _grid(grid)
+    try:
+        found = check(function, extents, _by_name(function, args), empty=empty or (), views=views)
+    except (TypeError, ValueError, CannotInterpret, CompilationError) as error:
+        if isinstance(error, FuseError):
+            raise
+        raise typer.BadParameter(f"{function.__name__}: {error}") from None
+    for finding in found:
+        typer.echo(f"{finding}\n")
+    programs = extents[0] * extents[1] * extents[2]
+    count = "no mistake" if not found else "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
+    typer.echo(f"{function.__name__}: {count} found in {programs} program{'' if programs == 1 else 's'}")
+    raise typer.Exit(1 if found else 0)
+
+
 @app.command()
 def ops(name: Annotated[str | None, typer.Argument(help="Everything about this op.")] = None) -> None:
     """List the ops, or print everything about one."""
@@ -301,15 +336,53 @@ def _call(spec: str, text: str, target: str = "sm_90") -> Call:
 
 
 def _function(spec: str) -> Any:
-    """What FILE.py:FUNCTION or MODULE:FUNCTION names."""
+    """The function that FILE.py:FUNCTION or MODULE:FUNCTION names."""
+    value = _value(spec)
+    if not callable(value):
+        raise typer.BadParameter(f"{spec.rpartition(':')[2]} is no function, but {type(value).__name__}")
+    return value
+
+
+def _value(spec: str) -> Any:
     path, colon, name = spec.rpartition(":")
     if not colon or not name:
         raise typer.BadParameter(f"write FILE.py:FUNCTION, got {spec}")
     sys.path.insert(0, str(Path.cwd()))
-    value = _member(_file(Path(path)) if path.endswith(".py") else _module(path), name)
-    if not callable(value):
-        raise typer.BadParameter(f"{name} is no function, but {type(value).__name__}")
+    return _member(_file(Path(path)) if path.endswith(".py") else _module(path), name)
+
+
+def _kernel(spec: str) -> Any:
+    """The kernel that FILE.py:KERNEL names, without the decorators around it."""
+    from triton.runtime.jit import JITFunction
+
+    value = found = _value(spec)
+    while not isinstance(value, JITFunction) and hasattr(value, "fn"):  # triton.autotune, triton.heuristics
+        value = value.fn
+    if not isinstance(value, JITFunction):
+        raise typer.BadParameter(f"{spec.rpartition(':')[2]} is no @triton.jit kernel, but {type(found).__name__}")
     return value
+
+
+def _grid(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) > 3 or not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(f"a grid is one to three numbers such as 4,2,1, got {text}")
+    x, y, z = [*map(int, parts), 1, 1][:3]
+    return x, y, z
+
+
+def _by_name(kernel: Any, text: str) -> dict[str, Any]:
+    """Arguments as text, by the kernel's names of them."""
+    from .arguments import materialise, parse
+
+    args, kwargs = materialise(parse(text))
+    if len(args) > len(kernel.arg_names):
+        names = ", ".join(kernel.arg_names)
+        raise typer.BadParameter(f"{kernel.__name__} takes {names}; got {len(args)} arguments without a name")
+    positional = dict(zip(kernel.arg_names, args, strict=False))
+    if twice := positional.keys() & kwargs.keys():
+        raise typer.BadParameter(f"--args gives {', '.join(sorted(twice))} twice")
+    return positional | kwargs
 
 
 def _module(name: str) -> ModuleType:
