@@ -14,17 +14,18 @@ large as a cache likes: whole rows that are loaded and stored from end to end, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel, Statement, padded
+from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, padded
 from fusedsl.schedule import RESIDENT
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
 ROW_PER_THREAD, ROW_LOADS = 16, 96  # of resident rows; and about how many bytes of them and what they share
 STEP_PER_THREAD = 4  # of a loop's tile that is loaded step by step
 FEW_PER_THREAD, FEW_WARPS = 1, 8  # where an op is long; more warps would leave each thread fewer registers
+LONG = 200  # statements in a row, of which many values live at once
 CHAIN, ROW, LOOP, COLUMNS = 1024, 2048, 4096, 64  # elements: of a chain, a tile of rows, a loop's tile; columns at once
 MOST = 16384  # elements of a program's tile
 MOST_ROWS = 4  # for what they share
@@ -65,7 +66,7 @@ class Config:
 def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:
     """The tile sizes for a launch of these sizes."""
     scale = INTERPRETED // CHAIN if target == "interpret" else 1
-    cheap = scale > 1 or all(_is_cheap(s) for s in kernel.statements())
+    cheap = scale > 1 or (_longest(kernel.body) < LONG and all(_is_cheap(s) for s in kernel.statements()))
     tiles = {a.tile: padded(a.extent) for a in kernel.axes if a.role == "block"}
     inner = 1
     for n in tiles.values():
@@ -103,6 +104,15 @@ def _has_steps(kernel: Kernel) -> bool:
     return any(a.role == "step" for a in kernel.axes)
 
 
+def _longest(body: Sequence[Statement]) -> int:
+    """The most statements of a body, those of its loops apart."""
+    return max(sum(not isinstance(s, Loop) for s in body), *(_longest(s.body) for s in body if isinstance(s, Loop)), 0)
+
+
+def _is_scan(statement: Statement) -> bool:
+    return isinstance(statement, Assign) and statement.value.kind == "scan"
+
+
 def _is_cheap(statement: Statement) -> bool:
     return not isinstance(statement, Assign) or statement.value.op is None or statement.value.op.cheap
 
@@ -128,7 +138,8 @@ def _reduction(
     lanes = 1
     for axis in columns:
         lanes *= tiles[axis.tile]
-    most = loop * min(scale, 8) // (lanes * inner)
+    held = 2 if columns and any(_is_scan(s) for s in kernel.statements()) else 1  # a scan's sums, beside its tile
+    most = loop * min(scale, 8) // (lanes * inner * held)
     for axis in loops:  # a tile of it may hold whole resident rows
         tile = max(16 if inner == 1 else 1, most)
         known = isinstance(axis.extent, int) or _has_steps(kernel)
