@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, padded
+from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, needs_mask, padded
 from fusedsl.schedule import RESIDENT
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
@@ -91,7 +91,8 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     if len(loops) > 1:  # of several loops only one is open at a time
         total //= min(tiles[a.tile] for a in loops) ** (len(loops) - 1)
     lanes = 2 * WARP if target.startswith("gfx") else WARP
-    if cheap and kernel.is_resident:
+    is_masked = any(a.role == "block" and needs_mask(a) for a in kernel.axes)
+    if cheap and kernel.is_resident and not (is_masked and target.startswith("gfx")):  # a mask takes scalar registers
         total, held = max(total, _loaded(kernel, tiles) * ROW_PER_THREAD // ROW_LOADS), ROW_PER_THREAD
     elif cheap and _has_steps(kernel):
         held = STEP_PER_THREAD
