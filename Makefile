@@ -17,7 +17,7 @@ CPU_TESTS := tests/test_cpu*.py tests/test_ttir_fuzz.py
 help:
 	@echo "make test     every test but the sweep"
 	@echo "make tritons  the CPU target's tests on each Triton of TRITONS: $(TRITONS)"
-	@echo "make quick    the fast tests, under a minute"
+	@echo "make quick    the fast tests, some three minutes on two cores"
 	@echo "make check    ruff, pyright and the tests"
 	@echo "make gpu      what only a GPU can show, on this computer's"
 	@echo "make golden   rewrite tests/golden from what the code prints now; review the diff as code"

@@ -14,12 +14,15 @@ large as a cache likes: whole rows that are loaded and stored from end to end, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from fusedsl.index import evaluate
 from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, needs_mask, padded
 from fusedsl.schedule import RESIDENT
+
+Made = TypeVar("Made")
 
 PER_THREAD, WARP, MOST_WARPS = 8, 32, 16
 ROW_PER_THREAD, ROW_LOADS = 16, 96  # of resident rows; and about how many bytes of them and what they share
@@ -58,9 +61,15 @@ class Config:
 
     @property
     def roomy(self) -> Config:
-        """With as many registers as let two programs share a processor. ptxas spills a few, now and then, to let three,
-        and loses more than it gains."""
+        """With as many registers as let two programs share a processor."""
         return replace(self, maxnreg=min(255, REGISTERS // (2 * WARP * self.num_warps)))
+
+
+def without_spills(compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str) -> Made:
+    """What compiling gives beside the spills. ptxas spills a few registers, now and then, to let three programs share a
+    processor, and loses more than it gains: then it is told that two will do."""
+    made, spills = compiled(config)
+    return compiled(config.roomy)[0] if spills and target.startswith("sm") else made
 
 
 def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,13 @@ from triton import knobs
 from triton.runtime import driver
 
 from .codegen.cpu.launch import Kernel
+from .codegen.tile import Config, without_spills
 from .codegen.ttir import ttir_of
 from .ir import Node
 from .layout import contiguous_strides
 from .runtime import carried, code_of, counters
 
 if TYPE_CHECKING:
-    from .codegen.tile import Config
     from .codegen.triton import Parameter
     from .plan import Plan, Step
 
@@ -82,7 +83,7 @@ def native_text(kernel: Kernel, stage: str) -> str:
     return mlir if stage == "mlir" else toolchain.assembly(mlir, kernel.machine)
 
 
-class _Writer:
+class _Writer(ABC):
     """Writes the function's text; what it refers to are constants of the function."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
@@ -121,19 +122,15 @@ class _Writer:
         if node in self.names:
             return
         name = self.names[node] = f"t{len(self.names)}"
-        how = self.how(node)
-        self.lines.append(f"{name} = empty({tuple(shape)}, {tuple(strides)}, {how})")
-        self.allocated(name, math.prod(shape) * node.dtype.bytes)
+        self.lines.append(f"{name} = empty({tuple(shape)}, {tuple(strides)}, {self.how(node)})")
 
     def how(self, node: Node) -> str:
         """The keywords of its allocation."""
         return f"dtype={self.constant(node.dtype.torch)}"
 
-    def allocated(self, name: str, size: int) -> None:
-        """What is done with memory of so many bytes before kernels run."""
-
+    @abstractmethod
     def launch(self, at: int, step: Step) -> None:
-        raise NotImplementedError
+        """Writes what launches a step."""
 
     def arguments(self, at: int, step: Step) -> list[str]:
         """What a step's parameters are given; tensors by their address."""
@@ -163,9 +160,11 @@ class _Writer:
 class _OnCPU(_Writer):
     """Launches machine code of ours."""
 
-    def allocated(self, name: str, size: int) -> None:
-        if size >= LARGE:
-            self.lines.append(f"{self.constant(_large_pages)}({name})")
+    def allocate(self, node: Node, shape: Sequence[int], strides: Sequence[int]) -> None:
+        is_new = node not in self.names
+        super().allocate(node, shape, strides)
+        if is_new and math.prod(shape) * node.dtype.bytes >= LARGE:
+            self.lines.append(f"{self.constant(_large_pages)}({self.names[node]})")
 
     def launch(self, at: int, step: Step) -> None:
         given = [a for a, p in zip(self.arguments(at, step), step.parameters, strict=True) if p.kind != "tile"]
@@ -223,17 +222,15 @@ class _Kernels:
             for p in self.step.parameters
         }  # fmt: skip
         with torch.cuda.device(self.device):
-            kernel = self._compile(arguments, self.config)
-            if kernel.n_spills and self.target.startswith("sm"):
-                kernel = self._compile(arguments, self.config.roomy)
+            kernel = without_spills(lambda c: self._compile(arguments, c), self.config, self.target)
             launch = self.known[aligned] = _launcher(kernel, self.grid, self.device)
         return launch
 
-    def _compile(self, arguments: Mapping[str, Any], config: Config) -> Any:
+    def _compile(self, arguments: Mapping[str, Any], config: Config) -> tuple[Any, int]:
         kernel = self.function.warmup(**arguments, grid=self.grid, enable_fp_fusion=True, **config.options)
         kernel = kernel.result() if hasattr(kernel, "result") else kernel  # compiled in the background
         kernel[self.grid]  # loads it
-        return kernel
+        return kernel, kernel.n_spills
 
 
 def _launcher(kernel: Any, grid: tuple[int, int, int], device: torch.device) -> Callable[..., None]:

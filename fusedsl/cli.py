@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
@@ -195,16 +196,11 @@ def workloads(
     instance ran, over those planned for it. error: the greatest on the small instance, over eager's.
     """
     from .bench import workload_head, workload_rows
-    from .workloads import WORKLOADS
 
-    for name in names or ():
-        if name not in {workload.name for workload in WORKLOADS}:
-            raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
+    _check_workloads(names or ())
     targets = [each.value for each in target]
     head = workload_head(targets)
-    typer.echo("  ".join(head))
-    for row in workload_rows(names or (), targets):
-        typer.echo("  ".join(cell.ljust(len(title)) for cell, title in zip(row, head, strict=True)).rstrip())
+    _rows(head, workload_rows(names or (), targets))
 
 
 @bench.command()
@@ -230,14 +226,20 @@ def cpu(
     torch.set_num_threads(threads or torch.get_num_threads())
     races = [name for name in cpu_bench.ROWS if not names or name in names]
     if races:
-        typer.echo("  ".join(cpu_bench.HEAD))
-        for row in cpu_bench.rows(races, sizes=cpu_bench.SMALL if small else None):
-            cells = zip(row, cpu_bench.HEAD, strict=True)
-            typer.echo("  ".join(cell.ljust(len(title)) for cell, title in cells).rstrip())
+        _rows(cpu_bench.HEAD, cpu_bench.rows(races, sizes=cpu_bench.SMALL if small else None))
     for name, lines in cpu_profile.LINES.items():
         if not names or name in names:
             for line in lines(64 if small else 4096):
                 typer.echo(line)
+
+
+def _check_workloads(names: Iterable[str]) -> None:
+    from .workloads import WORKLOADS
+
+    known = {workload.name for workload in WORKLOADS}
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
 
 
 class Float(StrEnum):
@@ -261,19 +263,13 @@ def gpu(
     import torch
 
     from . import gpu_bench
-    from .workloads import WORKLOADS
 
-    for name in names or ():
-        if name not in {workload.name for workload in WORKLOADS}:
-            raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
+    _check_workloads(names or ())
     if not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU here; `fusedsl bench workloads` and `peers` need none")
     for line in gpu_bench.host_lines(compiled):  # first: once a profiler has counted launches, each takes longer
         typer.echo(line)
-    typer.echo("  ".join(gpu_bench.HEAD))
-    for row in gpu_bench.rows(names or (), [gpu_bench.DTYPES[each.value] for each in dtype], compiled):
-        cells = zip(row, gpu_bench.HEAD, strict=True)
-        typer.echo("  ".join(cell.ljust(len(title)) for cell, title in cells).rstrip())
+    _rows(gpu_bench.HEAD, gpu_bench.rows(names or (), [gpu_bench.DTYPES[each.value] for each in dtype], compiled))
 
 
 class Peer(StrEnum):
@@ -306,10 +302,7 @@ def peers(
     for name in names or ():
         if name not in CHAINS:
             raise typer.BadParameter(f"there is no chain {name}; there are {', '.join(CHAINS)}")
-    head = peers_head()
-    typer.echo("  ".join(head))
-    for row in peers_rows(names or (), [each.value for each in target], [each.value for each in peer]):
-        typer.echo("  ".join(cell.ljust(len(title)) for cell, title in zip(row, head, strict=True)).rstrip())
+    _rows(peers_head(), peers_rows(names or (), [each.value for each in target], [each.value for each in peer]))
 
 
 # ---- what a user names -----------------------------------------------------------------------------------------------
@@ -443,6 +436,12 @@ def _emit(text: str, lexer: str, output: Path | None = None) -> None:
         Console().print(Syntax("", lexer, theme="ansi_dark").highlight(text), soft_wrap=True, end="")
     else:
         sys.stdout.write(text)
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows under titles as wide as what stands in them, each as soon as it is there."""
+    for row in itertools.chain([head], rows):
+        typer.echo("  ".join(cell.ljust(len(title)) for cell, title in zip(row, head, strict=True)).rstrip())
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

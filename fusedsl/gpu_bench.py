@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -23,14 +22,6 @@ Call = Callable[[], Any]
 ROUNDS, WARM, REPEAT = 3, 5, 25  # of a row; milliseconds of a round
 HEAD = ["workload          ", "dtype   ", "us      ", "of copy", "eager   ", "compile ", "launches", "theirs"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A way to the same results, ready to be called."""
-
-    name: str
-    call: Call
 
 
 def rows(names: Sequence[str], dtypes: Sequence[torch.dtype], compiled: bool = True) -> Iterator[list[str]]:
@@ -100,18 +91,18 @@ def host_lines(compiled: bool = True, count: int = 4096) -> Iterator[str]:
     """Microseconds of host time for a call of swiglu on so many elements, the device being faster."""
     gate, up = torch.randn(2, count, device="cuda").unbind()
     fused = fuse(swiglu)
-    contenders = [
-        Contender("fused", lambda: fused(gate, up)),
-        Contender("eager, two launches", lambda: swiglu(gate, up)),
-        Contender("eager, one launch", lambda: torch.mul(gate, up)),
-    ]
+    calls: dict[str, Call] = {
+        "fused": lambda: fused(gate, up),
+        "eager, two launches": lambda: swiglu(gate, up),
+        "eager, one launch": lambda: torch.mul(gate, up),
+    }
     if compiled:
         fast = torch.compile(swiglu, dynamic=False)
-        contenders.append(Contender("torch.compile", lambda: fast(gate, up)))
+        calls["torch.compile"] = lambda: fast(gate, up)
     with torch.no_grad():
-        times = host_times([each.call for each in contenders])
-    for contender, seconds in zip(contenders, times, strict=True):
-        yield f"a call, {contender.name}: {seconds * 1e6:.1f} us"
+        times = host_times(list(calls.values()))
+    for name, seconds in zip(calls, times, strict=True):
+        yield f"a call, {name}: {seconds * 1e6:.1f} us"
 
 
 def host_times(calls: Sequence[Call], turns: int = 500) -> list[float]:

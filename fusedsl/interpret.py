@@ -80,6 +80,11 @@ def _expanded(graph: Graph) -> Graph:
 _OTHER_LAYOUT = {"copysign", "floor_divide", "logaddexp", "xlogy"}
 
 
+def without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """A meta tensor that is laid out like this one."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
 def _laid_out(result: torch.Tensor, args: Sequence[Value | None]) -> torch.Tensor:
     """A meta result with the strides that a kernel would choose, as of any pointwise function of these operands."""
     tensors = [torch.empty_strided(a.shape, a.stride(), device="meta") for a in args if isinstance(a, torch.Tensor)]

@@ -17,12 +17,12 @@ from .calls import Run, call_of
 from .codegen import interpreter
 from .codegen.expr import CARRIED
 from .codegen.inspect import LAUNCH_OPTIONS, TARGETS, Compiled, compile_kernel
-from .codegen.tile import Config, choose
+from .codegen.tile import Config, choose, without_spills
 from .codegen.triton import Parameter, for_target, is_indifferent, parameters, source
 from .cost import Traffic, distinct_bytes, known, traffic
 from .errors import BadOption, IndexOutOfRange, Line, UnsupportedDevice
 from .index import evaluate
-from .interpret import interpret
+from .interpret import interpret, without_memory
 from .ir import OPS, Graph, Node, build
 from .kernel import Buffer, Check, Kernel, Loop
 from .layout import Layout, buffer_of, contiguous_strides, layout_of
@@ -275,15 +275,15 @@ class Plan:
         pointers = {p.name for p in step.parameters if p.kind == "pointer"}
         tiles = {name: "constexpr" for name, _ in config.tiles}
 
-        def compiled(config: Config) -> Compiled:
-            return compile_kernel(
+        def compiled(config: Config) -> tuple[Compiled, int]:
+            found = compile_kernel(
                 step.function(target), {**self.signature_of(step, values), **tiles}, dict(config.tiles), target,
                 num_warps=config.num_warps, num_stages=config.num_stages, divisible=frozenset(pointers | aligned),
-                options={"maxnreg": config.maxnreg} if config.maxnreg else {},
+                options=config.options,
             )  # fmt: skip
+            return found, found.spills
 
-        found = compiled(config)
-        return compiled(config.roomy) if found.spills and target.startswith("sm") else found
+        return without_spills(compiled, config, target)
 
     def signature_of(self, step: Step, values: Mapping[str, int]) -> dict[str, str]:
         """The Triton types of a step's parameters but its tiles, whose sizes and strides have these values."""
@@ -518,10 +518,7 @@ class Planner:
         What reads contiguous tensors and computes its value anew gives a contiguous one, and elementwise ops all follow
         one rule. There torch's own function is not asked: on a tensor without memory even a product imports most of
         torch, which takes seconds."""
-        meta = [
-            torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") if isinstance(v, torch.Tensor) else v
-            for v in values
-        ]
+        meta = [without_memory(v) if isinstance(v, torch.Tensor) else v for v in values]
 
         def laid_out(node: Node, args: Sequence[Any]) -> torch.Tensor | None:
             tensors = [a for a in args if isinstance(a, torch.Tensor)]

@@ -178,9 +178,8 @@ class Ends:
         def placed(value: Any) -> Any:
             return Output(self._place(value)) if isinstance(value, Value) else value
 
-        steps = [map_leaves((step.args, step.kwargs), placed) for step in proxy._fused.steps]
-        taken = (Step(step.function, *given) for step, given in zip(proxy._fused.steps, steps, strict=True))
-        return (Replay(tuple(taken)),) if steps else ()
+        steps = [Step(s.function, *map_leaves((s.args, s.kwargs), placed)) for s in proxy._fused.steps]
+        return (Replay(tuple(steps)),) if steps else ()
 
     def _place(self, holder: Any) -> int:
         at = self._places.get(id(holder))

@@ -33,7 +33,7 @@ from .errors import (
 )
 from .index import Atom, Poly, Symbol, replace
 from .inputs import Input, Inputs
-from .interpret import interpret
+from .interpret import interpret, without_memory
 from .ir import OPS, Graph, Node, Op, as_node, build, cast, no_rule, substitute_sizes
 from .nested import holds, leaves_of, map_leaves, split_first
 from .notes import Notes
@@ -85,10 +85,6 @@ def _ours(method: Callable) -> Callable:
             self._depth -= 1
 
     return inside
-
-
-def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _settled(value: Any) -> Any:
@@ -370,17 +366,17 @@ class Session:
         """What a step keeps of an argument: of an index that is data, the value that it has now."""
         return self.proxy(value, grad=False)._fused if isinstance(value, Node) else value
 
-    def view_all(self, proxy: Proxy, step: Step, grad: bool) -> Proxy:
-        """A view of all of a tensor."""
+    def view_all(self, proxy: Proxy, step: Step, grad: bool, node: Node | None = None) -> Proxy:
+        """A view of all of a tensor. node: its value, where that is another's."""
         value = proxy._fused
-        return self.proxy(self.node(proxy), value.storage, (*value.steps, step), grad=grad)
+        return self.proxy(node or self.node(proxy), value.storage, (*value.steps, step), grad=grad)
 
     def contiguous(self, proxy: Proxy, memory_format: torch.memory_format) -> Proxy:
         """The tensor itself where it is; as far as results are views of one another it counts as one of it."""
-        value, form = proxy._fused, str(memory_format).removeprefix("torch.")
+        form = str(memory_format).removeprefix("torch.")
         node = build(OPS["contiguous"], (self.node(proxy),), {"memory_format": form})
         step = Step(torch.Tensor.contiguous, (), {"memory_format": memory_format})
-        return self.proxy(node, value.storage, (*value.steps, step), grad=value.grad)
+        return self.view_all(proxy, step, proxy._fused.grad, node)
 
     # ---- where values lie ----
 
@@ -401,9 +397,9 @@ class Session:
 
     def _memory_of(self, storage: Storage) -> torch.Tensor:
         if storage.source is not None and storage.source.tensor is not None:
-            return _without_memory(storage.source.tensor)
+            return without_memory(storage.source.tensor)
         graph = Graph(tuple(each.node for each in self.inputs.all), (storage.node,), self.name)
-        values = [1 if each.tensor is None else _without_memory(each.tensor) for each in self.inputs.all]
+        values = [1 if each.tensor is None else without_memory(each.tensor) for each in self.inputs.all]
         return interpret(graph, values, self.facts.values)[0]
 
     # ---- in place ----

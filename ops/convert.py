@@ -9,7 +9,7 @@ import torch
 
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree
-from fusedsl.ir import Node, ToDType, TypeRule, declare
+from fusedsl.ir import Choice, Node, ToDType, TypeRule, declare
 from fusedsl.types import DType, Type
 from fusedsl.types import dtype as dtype_of
 
@@ -87,6 +87,12 @@ def check_number(value: object, dt: DType | torch.dtype, op: str, name: str) -> 
 def clone(x: torch.Tensor):
     """x, in memory of its own"""
     return torch.clone(x)
+
+
+@declare(expand=lambda x, memory_format: x)
+def contiguous(x: torch.Tensor, memory_format: Choice = "contiguous_format"):
+    """x, in memory as the format says: it decides how what is computed from it lies"""
+    return x.contiguous(memory_format=getattr(torch, memory_format))
 
 
 # ---- what compositions compute in ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree, ShapesDisagree
 from fusedsl.index import Index, divide_exactly, floordiv
-from fusedsl.ir import Choice, Flag, MaybeNumber, MaybeSizes, Node, Number, Sizes, declare
+from fusedsl.ir import Flag, MaybeNumber, MaybeSizes, Node, Number, Sizes, declare
 from fusedsl.types import DType, show_shape
 
 from .compare import eq, isnan, lt, maximum, minimum, where
@@ -251,12 +251,6 @@ def _all(sizes, rank: int):
 def laid_out(x: torch.Tensor, like: torch.Tensor):
     """x, in memory as `like` is, a tensor of its shape"""
     return torch.empty_like(like, dtype=x.dtype).copy_(x)
-
-
-@declare(expand=lambda x, memory_format: x)
-def contiguous(x: torch.Tensor, memory_format: Choice = "contiguous_format"):
-    """x, in memory as the format says: it decides how what is computed from it lies"""
-    return x.contiguous(memory_format=getattr(torch, memory_format))
 
 
 def _place(seen: Node, dims: tuple[int, ...], places: Node) -> Node:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from fusedsl import fuse
 from fusedsl.codegen import interpreter
-from fusedsl.codegen.inspect import TARGETS
+from fusedsl.codegen.inspect import LAUNCH_OPTIONS, TARGETS
 from fusedsl.codegen.tile import choose
 from fusedsl.codegen.triton import for_target, is_indifferent
 from fusedsl.ops.helpers import HELPERS, to_e4m3
@@ -227,6 +227,13 @@ def test_a_batch_is_no_size_that_a_kernel_knows(f):
     for step in fuse(f).plan(torch.empty(300, 513, device="meta")).program.steps:
         assert any(p.name == "s0" for p in step.parameters)
         assert "s0" in open_sizes(step.source), step.source
+
+
+@pytest.mark.parametrize("name", sorted(LAUNCH_OPTIONS))
+def test_no_parameter_is_called_as_an_option_of_a_launch(name):
+    f = eval(f"lambda x, {name}: x * {name}")
+    (step,) = fuse(f).plan(torch.empty(3, device="meta"), 2.5).program.steps
+    assert LAUNCH_OPTIONS.isdisjoint(p.name for p in step.parameters)
 
 
 def test_a_compiled_kernel_knows_what_a_launch_would():
