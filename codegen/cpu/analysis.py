@@ -18,7 +18,8 @@ from .program import Node, Program, Val
 VIEWS = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.unsplat")
 _LEAVES = ("tt.make_range", "arith.constant", "ub.poison")
 DEAR = 8  # instructions from which a value is kept rather than computed again
-WRITES = ("tt.store", "tt.atomic_rmw", "tt.atomic_cas")
+ATOMICS = ("tt.atomic_rmw", "tt.atomic_cas", "tt.atomic_load", "tt.atomic_store", "tt.atomic_poll")
+WRITES = ("tt.store", *ATOMICS)  # where later reads may find something new
 _THROUGH = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.bitcast", "tt.reshape")
 
 
@@ -166,9 +167,14 @@ class Analysis:
             end = max(end, _end_of_use(load, sink))
         for writer in self.writers:
             streams = writer.position == end and self.may_stream(load, writer)
-            if load.position < writer.position <= end and self.may_alias(load, writer) and not streams:
+            if load.position < writer.position <= end and not streams and self._hides(writer, load):
                 return True
         return False
+
+    def _hides(self, writer: Node, load: Node) -> bool:
+        """May the load find something else after the writer? After an atomic operation that orders memory other programs
+        may have gone on, and may write anywhere."""
+        return (writer.name in ATOMICS and "relaxed" not in writer.op.text) or self.may_alias(load, writer)
 
     def unit_dim(self, val: Val, stored: Mapping[Val, Any], known: dict[Val, int | None] | None = None) -> int | None:
         """The dimension along which what a value is made of lies side by side in memory; None if there is none.
@@ -201,12 +207,13 @@ class Analysis:
     @cached_property
     def written(self) -> tuple[int, ...]:
         """The arguments that are stored through."""
-        return tuple(sorted({b for n in self.writers if (b := self.base(n.operands[0])) is not None}))
+        writers = [n for n in self.writers if n.name not in ("tt.atomic_load", "tt.atomic_poll")]
+        return tuple(sorted({b for n in writers if (b := self.base(n.operands[0])) is not None}))
 
     @cached_property
     def accessed(self) -> tuple[int, ...]:
         """The arguments that are loaded from."""
-        loads = [n for n in self.nodes if n.name in ("tt.load", "tt.atomic_rmw", "tt.atomic_cas")]
+        loads = [n for n in self.nodes if n.name == "tt.load" or (n.name in ATOMICS and n.name != "tt.atomic_store")]
         return tuple(sorted({b for n in loads if (b := self.base(n.operands[0])) is not None}))
 
 

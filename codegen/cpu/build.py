@@ -104,7 +104,7 @@ class Builder(Memory):
         results = list(after(*arguments))
         self._same_types(results, carried)
         self._yield(results)
-        second = self.scopes.pop().lines or ["scf.yield"]  # a region is never empty
+        second = [*self.scopes.pop().lines, *([] if results else ["scf.yield"])]  # which no other region has to say
         name = self.fresh()
         pairs = ", ".join(f"{a.name} = {b.name}" for a, b in zip(inner, carried, strict=True))
         signature = f"({', '.join(v.type for v in carried)}) -> ({types})"

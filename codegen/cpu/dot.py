@@ -36,9 +36,13 @@ _INPUTS = ("f32", "f16", "bf16", "f64", "i8", "f8E4M3FN", "f8E5M2", "f8E4M3FNUZ"
 
 
 def write(em: Emitter, node: Node) -> None:
-    """The product, into the memory of `c` where nothing else needs that."""
-    a, b, c = node.operands
+    """A tt.dot."""
     em.done.add(node)
+    product(em, node, *node.operands)
+
+
+def product(em: Emitter, node: Node, a: Val, b: Val, c: Val) -> None:
+    """The result of a node as a @ b + c, in the memory of `c` where nothing else needs that."""
     if a.element not in _INPUTS or b.element not in _INPUTS:
         raise CannotCompile(f"of {a.element}; the CPU target multiplies {', '.join(_INPUTS)}", node.op)
     kind = node.result.element

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ..ttir import Type
-from . import atomics, control, dot, elem, half, layouts
-from .analysis import DEAR, WRITES, Analysis, is_trivial_reshape
+from . import atomics, control, dot, elem, half, histogram, layouts, printing, scaled
+from .analysis import ATOMICS, DEAR, WRITES, Analysis, is_trivial_reshape
 from .build import Builder, Scope, Value, bytes_of
 from .errors import CannotCompile
 from .machine import Machine
@@ -488,19 +488,6 @@ class Emitter:
     def map(self, node: Node) -> None:
         self.add(Map(self, node))
 
-    def atomic(self, node: Node) -> None:
-        self.flush()
-        if node.operands[0].is_tensor:
-            self.add(atomics.Atomic(self, node))
-            self.flush()
-        else:
-            self.scalars[node.result] = atomics.apply(self, node, Evaluator(self, None), ())
-        self.done.add(node)
-
-    def dot(self, node: Node) -> None:
-        dot.write(self, node)
-        self.done.add(node)
-
     def view(self, node: Node) -> None:
         """A reshape that moves elements: the same memory, read in another shape."""
         assert not is_trivial_reshape(node)
@@ -519,9 +506,11 @@ _WRITERS: dict[str, Callable[[Emitter, Node], None]] = {
     "tt.reduce": Emitter.reduce,
     "tt.scan": Emitter.scan,
     "tt.map_elementwise": Emitter.map,
-    "tt.atomic_rmw": Emitter.atomic,
-    "tt.atomic_cas": Emitter.atomic,
-    "tt.dot": Emitter.dot,
+    **dict.fromkeys(ATOMICS, atomics.write),
+    "tt.histogram": histogram.write,
+    "tt.print": printing.write,
+    "tt.dot": dot.write,
+    "tt.dot_scaled": scaled.write,
     "tt.reshape": Emitter.view,
     "llvm.intr.assume": lambda self, node: None,
 }

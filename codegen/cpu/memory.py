@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .arithmetic import Arithmetic
-from .value import Value, bytes_of, type_text
+from .value import Value, bits_of, bytes_of, is_float, type_text
 
 
 class Memory(Arithmetic):
@@ -78,10 +80,38 @@ class Memory(Arithmetic):
     def exchange(self, pointer: Value, expected: Value, value: Value) -> Value:
         """An atomic write where the expected value is: what was there before."""
         assert pointer.type == "!llvm.ptr" and value.type == expected.type, f"exchange of {value.type}"
+        if is_float(value.el):  # told apart by their bits
+            bits = f"i{bits_of(value.el)}"
+            return self.bitcast(self.exchange(pointer, self.bitcast(expected, bits), self.bitcast(value, bits)), value.el)
         pair = self.fresh()
-        self.line(f"{pair} = llvm.cmpxchg {pointer.name}, {expected.name}, {value.name} acq_rel monotonic : "
+        self.line(f"{pair} = llvm.cmpxchg {pointer.name}, {expected.name}, {value.name} acq_rel acquire : "
                   f"!llvm.ptr, {value.type}")  # fmt: skip
         return self._effect(f"llvm.extractvalue {pair}[0] : !llvm.struct<({value.type}, i1)>", value)
+
+    def atomic_load(self, pointer: Value, el: str) -> Value:
+        assert pointer.type == "!llvm.ptr", f"load through {pointer.type}"
+        like = Value("", "i8" if el == "i1" else el, None, 0)
+        text = f"llvm.load {pointer.name} atomic acquire {{alignment = {bytes_of(el)} : i64}} : !llvm.ptr -> {like.type}"
+        return self._truth(self._effect(text, like), el)
+
+    def atomic_store(self, value: Value, pointer: Value) -> None:
+        assert pointer.type == "!llvm.ptr" and value.lanes is None, f"store of {value.type}"
+        value = self._held(value)
+        self.line(f"llvm.store {value.name}, {pointer.name} atomic release {{alignment = {bytes_of(value.el)} : i64}} : "
+                  f"{value.type}, !llvm.ptr")  # fmt: skip
+
+    def fill(self, pointer: Value, byte: int, count: int) -> None:
+        """Sets so many bytes."""
+        value, size = self.const(byte, "i8"), self.const(count, "i64")
+        self.line(f'"llvm.intr.memset"({pointer.name}, {value.name}, {size.name}) <{{isVolatile = false}}> : '
+                  "(!llvm.ptr, i8, i64) -> ()")  # fmt: skip
+
+    def invoke(self, function: str, operands: Sequence[Value], el: str, vararg: str = "") -> Value:
+        """A call of a function with effects."""
+        types = ", ".join(v.type for v in operands)
+        given = ", ".join(v.name for v in operands)
+        text = f"llvm.call @{function}({given}) {vararg} : ({types}) -> {type_text(el, None)}"
+        return self._effect(text, Value("", el, None, 0))
 
     def pointer(self, address: Value) -> Value:
         """An i64 as a pointer, or a vector of them."""
