@@ -7,6 +7,7 @@ than the work. Five rounds give a median and a spread, the greatest less the lea
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,13 +38,13 @@ class Sizes:
     chain: int = 16 * MIB
     width: int = 4096  # of square matrices
     classes: int = 32000
-    matmul: int = 1024
-    length: int = 1024  # of sequences
+    matmul: tuple[int, ...] = (512, 1024, 2048)
+    lengths: tuple[int, ...] = (1024, 4096)  # of sequences
     seconds: float = SECONDS
     compiled: bool = True  # against torch.compile, too
 
 
-SMALL = Sizes(3000, 128, 500, 128, 128, 0.0, compiled=False)
+SMALL = Sizes(3000, 128, 500, (128,), (128,), 0.0, compiled=False)
 
 
 @dataclass(frozen=True)
@@ -317,22 +318,38 @@ def cross_entropy(sizes: Sizes) -> Iterator[Race]:
 
 
 def matmul(sizes: Sizes) -> Iterator[Race]:
-    a, b = torch.randn(2, sizes.matmul, sizes.matmul)
-    c, d = torch.zeros(2, sizes.matmul, sizes.matmul)
-    theirs = Rival("torch.mm(out=)", lambda: torch.mm(a, b, out=d), bar=0.85, stretch=0.95)
-    yield Race("matmul", "given", lambda: kernels.matmul(a, b, c), (theirs,))
+    for size in sizes.matmul:
+        yield from _matmul(size)
+
+
+def _matmul(size: int) -> Iterator[Race]:
+    a, b = torch.randn(2, size, size)
+    c, d = torch.zeros(2, size, size)
+    theirs = Rival("torch.mm(out=)", lambda: torch.mm(a, b, out=d), bar=0.9, stretch=1.0)
+    yield Race(f"matmul {size}", "given", lambda: kernels.matmul(a, b, c), (theirs,))
+    for dtype, bar in ((torch.bfloat16, 0.9), (torch.int8, 1.0)):
+        x, y = (a * 8).to(dtype), (b * 8).to(dtype)
+        z = torch.zeros(size, size, dtype=torch.int32 if dtype == torch.int8 else torch.float32)
+        floats = Rival("ours in fp32", lambda: kernels.matmul(a, b, c), bar=bar)
+        name = f"matmul {size} {str(dtype).removeprefix('torch.').replace('bfloat', 'bf')}"
+        yield Race(name, "given", functools.partial(kernels.matmul, x, y, z), (floats,))
 
 
 def attention(sizes: Sizes) -> Iterator[Race]:
-    q, k, v = torch.randn(3, 1, 8, sizes.length, 64)
+    for length in sizes.lengths:
+        yield from _attention(length)
+
+
+def _attention(length: int) -> Iterator[Race]:
+    q, k, v = torch.randn(3, 1, 8, length, 64)
     out = torch.zeros_like(q)
-    theirs = Rival("sdpa, new", lambda: F.scaled_dot_product_attention(q, k, v), bar=0.95, stretch=1.1)
-    yield Race("attention", "given", lambda: kernels.attention(q, k, v, out), (theirs,))
+    theirs = Rival("sdpa, new", lambda: F.scaled_dot_product_attention(q, k, v), bar=1.0, stretch=1.1)
+    yield Race(f"attention {length}", "given", lambda: kernels.attention(q, k, v, out), (theirs,))
 
     def ours() -> None:
         kernels.attention(q, k, v, torch.empty_like(q))
 
-    yield Race("attention", "new", ours, (theirs,))
+    yield Race(f"attention {length}", "new", ours, (theirs,))
 
 
 def gemv(sizes: Sizes) -> Iterator[Race]:

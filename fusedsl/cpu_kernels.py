@@ -6,6 +6,8 @@ that an operand of a dot is laid out once for many multiplications, and a progra
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -21,8 +23,8 @@ def matmul_kernel(
     a_ptr, b_ptr, c_ptr, m, n, k, stride_a, stride_b, stride_c,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BAND: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """c = a @ b. Programs go down a band of so many tiles before they step to the right, so that a's stay in cache.
-    EVEN: the blocks divide the sizes, and nothing is masked."""
+    """c = a @ b, of the type that products are added up in: i32 or f32. Programs go down a band of so many tiles before
+    they step to the right, so that a's stay in cache. EVEN: the blocks divide the sizes, and nothing is masked."""
     pid = tl.program_id(0)
     tiles = tl.cdiv(m, BLOCK_M)
     band = pid // (BAND * tl.cdiv(n, BLOCK_N))
@@ -30,7 +32,7 @@ def matmul_kernel(
     inside = pid - band * BAND * tl.cdiv(n, BLOCK_N)
     i = (band * BAND + inside % height) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = inside // height * BLOCK_N + tl.arange(0, BLOCK_N)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), c_ptr.dtype.element_ty)
     for start in range(0, k, BLOCK_K):
         at = start + tl.arange(0, BLOCK_K)
         a_ptrs = a_ptr + i[:, None] * stride_a + at[None, :]
@@ -97,9 +99,13 @@ def gemv_kernel(
         tl.store(y_ptr + i, tl.sum(tl.sum(part * scale, 0), 0))
 
 
-def matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tuple[int, int, int] = (256, 256, 128)) -> None:
-    """out = a @ b, of matrices whose rows are dense."""
+def matmul(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tuple[int, int, int] | None = None
+) -> None:
+    """out = a @ b, of matrices whose rows are dense: f32 of floats, i32 of int8. The larger a tile, the less often the
+    operands are laid out, as long as every thread has some."""
     (m, k), n = a.shape, b.shape[1]
+    tile = tile or ((512, 512, 256) if min(m, n) >= 1024 else (256, 256, 256))
     arguments = {
         "a_ptr": a, "b_ptr": b, "c_ptr": out, "m": m, "n": n, "k": k,
         "stride_a": a.stride(0), "stride_b": b.stride(0), "stride_c": out.stride(0),
@@ -109,9 +115,11 @@ def matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tuple[int,
     launch(matmul_kernel, (triton.cdiv(m, tile[0]) * triton.cdiv(n, tile[1]), 1, 1), arguments)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, block: int = 128) -> None:
-    """out = softmax(q k^T / sqrt(dim)) v, of dense [batch, heads, length, dim]; `block` divides the length."""
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, block: int = 256) -> None:
+    """out = softmax(q k^T / sqrt(dim)) v, of dense [batch, heads, length, dim], by blocks of as many queries and keys,
+    or of fewer that divide the length."""
     batch, heads, length, dim = q.shape
+    block = math.gcd(block, length)
     arguments = {
         "q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "length": length, "scale": dim**-0.5,
         "DIM": dim, "BLOCK_M": block, "BLOCK_N": block,

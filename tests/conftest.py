@@ -5,6 +5,7 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -93,6 +94,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def same_random_numbers() -> None:
     """Whatever ran before it on the same worker, a test draws the same tensors."""
     torch.manual_seed(int(os.environ["FUSEDSL_SEED"]))
+
+
+@pytest.fixture(scope="module")
+def cpu_driver() -> Iterator[None]:
+    """Triton launches on the CPU: with the driver that a computer without a GPU has anyway."""
+    from triton.runtime import driver
+
+    from fusedsl.codegen.cpu.machine import host
+    from fusedsl.codegen.cpu.plugin.driver import CPUDriver
+    from fusedsl.errors import UnsupportedDevice
+
+    try:
+        host()
+    except UnsupportedDevice as error:
+        pytest.skip(str(error))
+    before = driver._active
+    driver.set_active(CPUDriver())
+    yield
+    driver._active = before
 
 
 class Golden:

@@ -19,23 +19,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from fusedsl.codegen.cpu.errors import CannotCompile
-from fusedsl.codegen.cpu.machine import AVX512, host
+from fusedsl.codegen.cpu.machine import AVX512
 from fusedsl.codegen.cpu.plugin.driver import CPUDriver
-from fusedsl.errors import UnsupportedDevice
 
-try:
-    host()
-except UnsupportedDevice:
-    pytest.skip("there is no CPU target here", allow_module_level=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cpu_driver():
-    """The driver that a computer without a GPU has anyway."""
-    before = driver._active
-    driver.set_active(CPUDriver())
-    yield
-    driver._active = before
+pytestmark = pytest.mark.usefixtures("cpu_driver")
 
 
 def test_triton_knows_the_backend():

@@ -172,8 +172,8 @@ class Analysis:
         return False
 
     def _hides(self, writer: Node, load: Node) -> bool:
-        """May the load find something else after the writer? After an atomic operation that orders memory other programs
-        may have gone on, and may write anywhere."""
+        """May the load find something else after the writer? After an atomic operation that orders memory other
+        programs may go on, and write anywhere."""
         return (writer.name in ATOMICS and "relaxed" not in writer.op.text) or self.may_alias(load, writer)
 
     def unit_dim(self, val: Val, stored: Mapping[Val, Any], known: dict[Val, int | None] | None = None) -> int | None:

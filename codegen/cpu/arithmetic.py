@@ -14,6 +14,7 @@ import numpy as np
 
 from .value import WIDTH, Value, is_float, type_text
 
+_PAIRS = {8: "sse2.pmadd.wd", 16: "avx2.pmadd.wd", 32: "avx512.pmaddw.d.512"}
 _NUMPY = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
 
 
@@ -254,6 +255,19 @@ class Arithmetic:
 
     def bitcast(self, a: Value, el: str) -> Value:
         return a if a.el == el else self.cast("bitcast", a, el)
+
+    def reinterpret(self, a: Value, el: str) -> Value:
+        """The same bits as lanes of another width."""
+        assert a.lanes is not None, a.type
+        lanes = a.lanes * WIDTH[a.el] // WIDTH[el]
+        return self.pure("llvm.bitcast {}", (a,), el, lanes, f" : {a.type} to {type_text(el, lanes)}")
+
+    def multiply_pairs(self, a: Value, b: Value) -> Value:
+        """Of i16s: the sum of the products of each two neighbours, as i32."""
+        assert a.type == b.type and a.el == "i16" and a.lanes in _PAIRS, f"{a.type} and {b.type}"
+        lanes = a.lanes // 2
+        types = f" : ({a.type}, {b.type}) -> {type_text('i32', lanes)}"
+        return self.pure(f'llvm.call_intrinsic "llvm.x86.{_PAIRS[a.lanes]}"({{}}, {{}})', (a, b), "i32", lanes, types)
 
     def resize(self, a: Value, el: str, signed: bool = True) -> Value:
         """An integer of another width."""

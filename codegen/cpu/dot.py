@@ -9,15 +9,16 @@ rows and NR neighbours of a panel. MR x NR accumulators stay in registers for th
             for k in 0 .. K:  acc[r] += a[r, k] * panel[k]      MR broadcasts, NR / lanes loads, MR * NR / lanes fmas
             c[block, panel] = acc
 
-Half precision operands become f32 when they are laid out so; integers are multiplied as i32. A `c` of half precision
-becomes f32 as well, and the sums are rounded once, at the end.
+Half precision operands become f32 when they are laid out so. A `c` of half precision becomes f32 as well, and the sums
+are rounded once, at the end. Integers are laid out as i16, and panels as `[N / NR][K / 2][NR][2]`: one instruction
+multiplies two neighbours along K by two others, and adds the products as i32.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..ttir import Type
@@ -45,19 +46,18 @@ def product(em: Emitter, node: Node, a: Val, b: Val, c: Val) -> None:
     """The result of a node as a @ b + c, in the memory of `c` where nothing else needs that."""
     if a.element not in _INPUTS or b.element not in _INPUTS:
         raise CannotCompile(f"of {a.element}; the CPU target multiplies {', '.join(_INPUTS)}", node.op)
-    kind = node.result.element
-    inner = "i32" if kind[0] == "i" else "f64" if kind == "f64" else "f32"
-    columns = b.shape[-1]
-    panel = min(columns, em.machine.lanes * (2 if inner != "f64" else 1))
-    left = _laid_out(em, a, inner, None)
-    right = _laid_out(em, b, inner, panel)
+    kind, columns = node.result.element, b.shape[-1]
+    panel = min(columns, em.machine.lanes * (2 if kind != "f64" else 1))
+    numbers = _numbers(kind, a.shape[-1], panel)
+    left = _in_rows(em, a, numbers.factors)
+    right = _in_pairs(em, b, panel) if numbers.pairs else _in_panels(em, b, numbers.factors, panel)
     result = em.overwritable(c, node) or em.allocate(c.shape, c.type)
-    total = result if kind == inner else em.allocate(c.shape, Type(inner, c.type.shape))
+    total = result if kind == numbers.sums else em.allocate(c.shape, Type(numbers.sums, c.type.shape))
     starts_at_zero = _is_zero(c)
     if not starts_at_zero and em.stored.get(c) is not total:
-        em.add(Pack(em, c, total, inner))
+        em.add(Pack(em, c, total, numbers.sums))
     em.flush()
-    _Product(em, left, right, total, panel, inner, starts_at_zero).write(a.shape, columns)
+    _Product(em, left, right, total, panel, numbers, starts_at_zero).write(a.shape, columns)
     if result is not total:
         em.add(Round(em, total, result))
         em.flush()
@@ -70,27 +70,71 @@ def _is_zero(c: Val) -> bool:
     return token in ("dense<0.000000e+00>", "dense<0>")
 
 
-def _laid_out(em: Emitter, val: Val, inner: str, panel: int | None) -> Buffer:
-    """An operand as `inner` numbers, in rows or in panels of columns."""
+@dataclass(frozen=True)
+class Numbers:
+    """What is multiplied, and added up; whether two neighbours along K are multiplied at once."""
+
+    factors: str
+    sums: str
+    pairs: bool = False
+
+
+def _numbers(kind: str, depth: int, panel: int) -> Numbers:
+    """For a result of this kind. The least registers of an x86 hold four pairs."""
+    if kind[0] == "i":
+        return Numbers("i16", "i32", True) if depth % 2 == 0 and panel >= 4 else Numbers("i32", "i32")
+    return Numbers(kind, kind) if kind == "f64" else Numbers("f32", "f32")
+
+
+def _in_rows(em: Emitter, val: Val, el: str) -> Buffer:
+    """An operand as such numbers, in rows."""
     em.flush()  # what waits may be about to keep it
     stored = em.stored.get(val)
-    if panel is None and isinstance(stored, Buffer) and stored.el == inner and stored.place is None and (
+    if isinstance(stored, Buffer) and stored.el == el and stored.place is None and (
         stored.strides[-1] == 1 or stored.shape[-1] == 1
     ):  # fmt: skip
         return stored
-    buffer = em.allocate(val.shape, Type(inner, val.type.shape))
-    if panel is None:
-        em.add(Pack(em, val, buffer, inner))
-        em.flush()
-        return buffer
+    return _pack(em, val, em.allocate(val.shape, Type(el, val.type.shape)), el)
+
+
+def _in_panels(em: Emitter, val: Val, el: str, panel: int) -> Buffer:
+    """An operand as such numbers, in panels of columns."""
+    em.flush()
     *batch, rows, columns = val.shape
     shape = (*batch, columns // panel, rows, panel)
-    buffer = replace(buffer, shape=shape, strides=rows_of(shape), place=_into_panels(panel))
-    if em.facts.unit_dim(val, em.stored) == 0 and rows >= 8 and panel >= 8 and not batch:
-        _transpose_into(em, val, buffer, inner)
+    buffer = em.allocate(val.shape, Type(el, val.type.shape))
+    return _pack(em, val, replace(buffer, shape=shape, strides=rows_of(shape), place=_into_panels(panel)), el)
+
+
+def _pack(em: Emitter, val: Val, buffer: Buffer, el: str) -> Buffer:
+    if len(val.shape) == 2 and em.facts.unit_dim(val, em.stored) == 0 and min(val.shape[0], buffer.shape[-1]) >= 8:
+        _transpose_into(em, val, buffer, el)
     else:
-        em.add(Pack(em, val, buffer, inner))
+        em.add(Pack(em, val, buffer, el))
         em.flush()
+    return buffer
+
+
+def _in_pairs(em: Emitter, val: Val, panel: int) -> Buffer:
+    """An operand as i16, in panels where each number has its neighbour along K beside it."""
+    b, source = em.b, _in_rows(em, val, "i16")
+    *batch, rows, columns = val.shape
+    shape = (*batch, columns // panel, rows // 2, 2 * panel)
+    buffer = em.allocate(shape, Type("i16", shape))
+    interleaved = [half * panel + lane for lane in range(panel) for half in range(2)]
+
+    def pair(matrix: Value, number: Value, k: Value) -> None:
+        row = b.add(b.mul(matrix, b.const(rows, "i64")), b.mul(k, b.const(2, "i64")))
+        at = b.add(b.mul(row, b.const(source.strides[-2], "i64")), b.mul(number, b.const(panel, "i64")))
+        lines = [b.load(b.gep(source.start, b.add(at, b.const(step, "i64")), "i16"), "i16", panel)
+                 for step in (0, source.strides[-2])]  # fmt: skip
+        place = b.add(b.mul(matrix, b.const(columns // panel, "i64")), number)
+        place = b.add(b.mul(place, b.const(rows // 2, "i64")), k)
+        spot = b.gep(buffer.start, b.mul(place, b.const(2 * panel, "i64")), "i16")
+        b.store(b.shuffle(*lines, interleaved), spot)
+
+    times(b, math.prod(batch), lambda matrix: times(b, rows // 2, lambda k: times(
+        b, columns // panel, lambda number: pair(matrix, number, k))))  # fmt: skip
     return buffer
 
 
@@ -136,8 +180,8 @@ def _number(b: Builder, value: Value, element: str, inner: str) -> Value:
     """An operand's element as a number to multiply."""
     if element == inner:
         return value
-    if inner == "i32":
-        return b.resize(value, "i32")
+    if inner[0] == "i":
+        return b.resize(value, inner)
     wide = casts.widen(b, value, element) if element != "f32" else value
     return b.cast("extf", wide, "f64") if inner == "f64" else wide
 
@@ -186,18 +230,32 @@ class Round(Sink):
         return ()
 
 
+def times(b: Builder, count: int, body: Callable[[Value], None]) -> None:
+    """A loop over 0 .. count."""
+    if count == 1:
+        body(b.const(0, "i64"))
+        return
+
+    def one(i: Value) -> list[Value]:
+        body(i)
+        return []
+
+    b.loop(b.const(0, "i64"), b.const(count, "i64"), b.const(1, "i64"), [], one)
+
+
 class _Product:
     """The loops of one product."""
 
     def __init__(
-        self, em: Emitter, left: Buffer, right: Buffer, total: Buffer, panel: int, inner: str, starts_at_zero: bool
+        self, em: Emitter, left: Buffer, right: Buffer, total: Buffer, panel: int, numbers: Numbers, at_zero: bool
     ) -> None:
-        self.b, self.em, self.el = em.b, em, inner
+        self.b, self.em, self.factor, self.el = em.b, em, numbers.factors, numbers.sums
         self.left, self.right, self.total, self.panel = left, right, total, panel
-        lanes = em.machine.lanes if inner != "f64" else max(2, em.machine.lanes // 2)
+        self.together = 2 if numbers.pairs else 1  # steps along K
+        lanes = em.machine.lanes if self.el != "f64" else max(2, em.machine.lanes // 2)
         self.lanes = min(panel, lanes)
         self.block = ROWS[em.machine.lanes]
-        self.starts_at_zero = starts_at_zero
+        self.starts_at_zero = at_zero
 
     def write(self, shape: Sequence[int], columns: int) -> None:
         """The products of matrices of this shape, one after another, with as many of so many columns."""
@@ -211,32 +269,20 @@ class _Product:
                 self.left, self.right, self.total = (
                     self._at(buffer, number, step) for buffer, step in zip(whole, steps, strict=True)
                 )
-            self._for(columns // self.panel, self._panel)
+            times(self.b, columns // self.panel, self._panel)
 
-        self._for(math.prod(batch), one)
+        times(self.b, math.prod(batch), one)
 
     def _at(self, buffer: Buffer, number: Value, step: int) -> Buffer:
         """The matrix of that number in a buffer of several."""
         b = self.b
-        return replace(buffer, start=b.gep(buffer.start, b.mul(number, b.const(step, "i64")), self.el))
-
-    def _for(self, count: int, body: Callable[[Value], None]) -> None:
-        b = self.b
-        if count == 1:
-            body(b.const(0, "i64"))
-            return
-
-        def one(i: Value) -> list[Value]:
-            body(i)
-            return []
-
-        b.loop(b.const(0, "i64"), b.const(count, "i64"), b.const(1, "i64"), [], one)
+        return replace(buffer, start=b.gep(buffer.start, b.mul(number, b.const(step, "i64")), buffer.el))
 
     def _panel(self, number: Value) -> None:
         """All rows of a panel: blocks of MR, then what is left."""
         b = self.b
         start = b.mul(number, b.const(self.depth * self.panel, "i64"))
-        panel = b.gep(self.right.start, start, self.el)
+        panel = b.gep(self.right.start, start, self.factor)
         columns = b.mul(number, b.const(self.panel, "i64"))
         full, rest = divmod(self.rows, self.block)
         if rest == 2 and self.block == 6 and full:  # 6 + 2 takes longer than 4 + 4
@@ -244,7 +290,7 @@ class _Product:
         else:
             tail = [n for n in (8, 4, 2, 1) if rest & n]
         if full:
-            self._for(full, lambda i: self._tile(b.mul(i, b.const(self.block, "i64")), self.block, panel, columns))
+            times(b, full, lambda i: self._tile(b.mul(i, b.const(self.block, "i64")), self.block, panel, columns))
         row = full * self.block
         for count in tail:
             self._tile(b.const(row, "i64"), count, panel, columns)
@@ -264,33 +310,43 @@ class _Product:
             held = [b.load(place, self.el, self.lanes) for place in places]
         stride = self.left.strides[-2] if self.rows > 1 else 0
         heads = [
-            b.gep(self.left.start, b.mul(b.add(row, b.const(r, "i64")), b.const(stride, "i64")), self.el)
+            b.gep(self.left.start, b.mul(b.add(row, b.const(r, "i64")), b.const(stride, "i64")), self.factor)
             for r in range(count)
         ]
 
         def step(k: Value, acc: Sequence[Value]) -> list[Value]:
-            base = b.gep(panel, b.mul(k, b.const(self.panel, "i64")), self.el)
-            parts = [b.load(b.gep(base, b.const(v * self.lanes, "i64"), self.el), self.el, self.lanes)
+            base = b.gep(panel, b.mul(k, b.const(self.panel, "i64")), self.factor)
+            width = self.lanes * self.together
+            parts = [b.load(b.gep(base, b.const(v * width, "i64"), self.factor), self.factor, width)
                      for v in range(vectors)]  # fmt: skip
             result = []
             for r in range(count):
-                one = b.splat(b.load(b.gep(heads[r], k, self.el), self.el), self.lanes)
+                one = self._everywhere(b.gep(heads[r], k, self.factor))
                 for v in range(vectors):
                     result.append(self._multiply_add(one, parts[v], acc[r * vectors + v]))
             return result
 
         def twice(k: Value, *acc: Value) -> list[Value]:
-            return step(b.add(k, b.const(1, "i64")), step(k, acc))
+            return step(b.add(k, b.const(self.together, "i64")), step(k, acc))
 
-        if self.depth % 2 == 0:
-            body, by = twice, 2
+        if self.depth % (2 * self.together) == 0:
+            body, by = twice, 2 * self.together
         else:
-            body, by = lambda k, *acc: step(k, acc), 1
+            body, by = lambda k, *acc: step(k, acc), self.together
         results = b.loop(b.const(0, "i64"), b.const(self.depth, "i64"), b.const(by, "i64"), held, body)
         for place, value in zip(places, results, strict=True):
             b.store(value, place)
 
+    def _everywhere(self, place: Value) -> Value:
+        """A number, or a pair of them, in all lanes."""
+        b = self.b
+        if self.together == 1:
+            return b.splat(b.load(place, self.factor), self.lanes)
+        return b.reinterpret(b.splat(b.load(place, self.el), self.lanes), self.factor)
+
     def _multiply_add(self, x: Value, y: Value, z: Value) -> Value:
+        if self.together == 2:
+            return self.b.add(z, self.b.multiply_pairs(x, y))
         if self.el == "i32":
             return self.b.add(self.b.mul(x, y), z)
         return self.b.fma(x, y, z)

@@ -56,6 +56,11 @@ def kernel_of(fn: JITFunction, signature: Mapping[str, str], constants: Mapping[
         return known[key]
 
 
+def _text(constant: object) -> str:
+    """What tells a constant from others, in any process: of a function its text, and that of all that it calls."""
+    return constant.cache_key if isinstance(constant, JITFunction) else repr(constant)
+
+
 def _kernel(fn: JITFunction, signature: dict[str, str], constants: dict[str, object]) -> Kernel:
     own = weakref.ref(fn)
 
@@ -64,5 +69,5 @@ def _kernel(fn: JITFunction, signature: dict[str, str], constants: dict[str, obj
         assert function is not None, "a kernel is launched by who holds it"
         return ttir_of(function, signature, constants, lines=lines)
 
-    source = repr((fn.cache_key, sorted(signature.items()), sorted((n, repr(v)) for n, v in constants.items())))
+    source = repr((fn.cache_key, sorted(signature.items()), sorted((n, _text(v)) for n, v in constants.items())))
     return Kernel(fn.__name__, source, ttir)

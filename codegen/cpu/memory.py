@@ -82,7 +82,8 @@ class Memory(Arithmetic):
         assert pointer.type == "!llvm.ptr" and value.type == expected.type, f"exchange of {value.type}"
         if is_float(value.el):  # told apart by their bits
             bits = f"i{bits_of(value.el)}"
-            return self.bitcast(self.exchange(pointer, self.bitcast(expected, bits), self.bitcast(value, bits)), value.el)
+            found = self.exchange(pointer, self.bitcast(expected, bits), self.bitcast(value, bits))
+            return self.bitcast(found, value.el)
         pair = self.fresh()
         self.line(f"{pair} = llvm.cmpxchg {pointer.name}, {expected.name}, {value.name} acq_rel acquire : "
                   f"!llvm.ptr, {value.type}")  # fmt: skip
@@ -91,14 +92,14 @@ class Memory(Arithmetic):
     def atomic_load(self, pointer: Value, el: str) -> Value:
         assert pointer.type == "!llvm.ptr", f"load through {pointer.type}"
         like = Value("", "i8" if el == "i1" else el, None, 0)
-        text = f"llvm.load {pointer.name} atomic acquire {{alignment = {bytes_of(el)} : i64}} : !llvm.ptr -> {like.type}"
-        return self._truth(self._effect(text, like), el)
+        how = f"atomic acquire {{alignment = {bytes_of(el)} : i64}}"
+        return self._truth(self._effect(f"llvm.load {pointer.name} {how} : !llvm.ptr -> {like.type}", like), el)
 
     def atomic_store(self, value: Value, pointer: Value) -> None:
         assert pointer.type == "!llvm.ptr" and value.lanes is None, f"store of {value.type}"
         value = self._held(value)
-        self.line(f"llvm.store {value.name}, {pointer.name} atomic release {{alignment = {bytes_of(value.el)} : i64}} : "
-                  f"{value.type}, !llvm.ptr")  # fmt: skip
+        how = f"atomic release {{alignment = {bytes_of(value.el)} : i64}}"
+        self.line(f"llvm.store {value.name}, {pointer.name} {how} : {value.type}, !llvm.ptr")
 
     def fill(self, pointer: Value, byte: int, count: int) -> None:
         """Sets so many bytes."""

@@ -109,5 +109,6 @@ def _text(quoted: str) -> str:
     """The kernel's text, as part of a form."""
     found = STRING.search(quoted)
     assert found is not None, quoted
-    plain = re.sub(r"\\(\\|[0-9A-F]{2})", lambda code: "\\" if code[1] == "\\" else chr(int(code[1], 16)), found[0][1:-1])
+    code = re.compile(r"\\(\\|[0-9A-F]{2})")
+    plain = code.sub(lambda at: "\\" if at[1] == "\\" else chr(int(at[1], 16)), found[0][1:-1])
     return plain.replace("%", "%%")
