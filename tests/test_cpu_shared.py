@@ -14,6 +14,7 @@ OTHERWISE = {
     "test_a_half_precision_sum_rounds_at_every_addition": "it adds in another order",
     "test_dot_in_tf32_drops_bits_of_float32": "products of f32 are in f32",
     "test_other_fills_masked_lanes_and_without_it_they_are_undefined": "undefined lanes are 0, not NaN",
+    "test_libdevice_that_is_missing_says_so": "nothing of it is",
     "test_device_print": "it prints as a GPU does",
     "test_device_assert_raises": "tl.assume is not checked",
     "test_an_access_outside_the_arguments_raises": "accesses are not checked",
@@ -28,7 +29,6 @@ OTHERWISE = {
 # Tests of what is refused, and how the refusal names it.
 REFUSED = {
     "test_inline_assembly_cannot_be_interpreted": "tt.elementwise_inline_asm",
-    "test_libdevice_that_is_missing_says_so": "tt.extern_elementwise: libdevice's __nv_jnf",
 }
 # The time goes into compiling, once for each kernel; the other test_cpu files have cases at length.
 FEW = settings(max_examples=3, phases=[Phase.explicit, Phase.generate])

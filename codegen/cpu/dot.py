@@ -126,12 +126,12 @@ def _in_pairs(em: Emitter, val: Val, panel: int) -> Buffer:
     def pair(matrix: Value, number: Value, k: Value) -> None:
         row = b.add(b.mul(matrix, b.const(rows, "i64")), b.mul(k, b.const(2, "i64")))
         at = b.add(b.mul(row, b.const(source.strides[-2], "i64")), b.mul(number, b.const(panel, "i64")))
-        lines = [b.load(b.gep(source.start, b.add(at, b.const(step, "i64")), "i16"), "i16", panel)
-                 for step in (0, source.strides[-2])]  # fmt: skip
+        first, second = (b.load(b.gep(source.start, b.add(at, b.const(step, "i64")), "i16"), "i16", panel)
+                         for step in (0, source.strides[-2]))  # fmt: skip
         place = b.add(b.mul(matrix, b.const(columns // panel, "i64")), number)
         place = b.add(b.mul(place, b.const(rows // 2, "i64")), k)
         spot = b.gep(buffer.start, b.mul(place, b.const(2 * panel, "i64")), "i16")
-        b.store(b.shuffle(*lines, interleaved), spot)
+        b.store(b.shuffle(first, second, interleaved), spot)
 
     times(b, math.prod(batch), lambda matrix: times(b, rows // 2, lambda k: times(
         b, columns // panel, lambda number: pair(matrix, number, k))))  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 
-from . import casts, integers, special, vmath
+from . import casts, directed, integers, special, vmath
 from .build import Builder, Value, bits_of, is_float
 from .errors import CannotCompile
 from .libm import libm
@@ -85,7 +86,7 @@ def _power(b: Builder, x: Value, n: Value) -> Value:
 def _ldexp(b: Builder, x: Value, n: Value) -> Value:
     """x * 2 ** n."""
     if x.el == "f64":
-        raise CannotCompile("libdevice.ldexp of f64 has no counterpart on a CPU; multiply by libdevice.exp2")
+        return libm(b, "ldexp", x, n)
     n = b.binary("maxsi", b.binary("minsi", n, b.const(300, n.el, n.lanes)), b.const(-300, n.el, n.lanes))
     power = b.shl(b.add(b.cast("extsi", n, "i64"), b.const(1023, "i64", n.lanes)), 52)
     return b.cast("truncf", b.mulf(b.cast("extf", x, "f64"), b.bitcast(power, "f64")), "f32")
@@ -118,7 +119,8 @@ _FLOAT: dict[str, Rule] = {
         "exp", "exp2", "expm1", "log", "log2", "log1p", "sin", "cos", "tanh", "erf")},
     **{name: _libm(name) for name in (
         "cbrt", "exp10", "log10", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh",
-        "acosh", "atanh", "remainder", "hypot", "fdim", "logb", "erfc", "lgamma", "tgamma", "j0", "j1", "y0", "y1")},
+        "acosh", "atanh", "remainder", "hypot", "fdim", "logb", "erfc", "lgamma", "tgamma", "j0", "j1", "y0", "y1",
+        "jn", "yn")},
     "rcbrt": _in_f64(_reciprocal_cbrt), "rhypot": _in_f64(_reciprocal_norm), "normcdf": _in_f64(_normal_distribution),
     "norm3d": _in_f64(_norm), "norm4d": _in_f64(_norm),
     "rnorm3d": _in_f64(_reciprocal_norm), "rnorm4d": _in_f64(_reciprocal_norm),
@@ -161,6 +163,70 @@ def _first_one(b: Builder, x: Value) -> Value:
     return b.select(b.cmpi("eq", x, zero), zero, place)
 
 
+def _exponent(b: Builder, x: Value) -> Value:
+    """ilogb: the least number of 0 and of NaN, the greatest of infinity."""
+    number = casts.to_integer(b, libm(b, "logb", x), x.el, "i32", signed=True)
+    return b.select(b.cmpf("uno", x, x), b.const(-(1 << 31), "i32", x.lanes), number)
+
+
+def _half_of_sum(b: Builder, x: Value, y: Value, *, signed: bool, up: bool = False) -> Value:
+    """(x + y) / 2, rounded down or up, of a sum that may need a bit more."""
+    half = (b.shrs if signed else b.shru)(b.xor(x, y), 1)
+    return b.sub(b.or_(x, y), half) if up else b.add(b.and_(x, y), half)
+
+
+def _distance(b: Builder, x: Value, y: Value, z: Value, *, signed: bool) -> Value:
+    """|x - y| + z"""
+    larger = b.cmpi("sgt" if signed else "ugt", x, y)
+    return b.add(b.select(larger, b.sub(x, y), b.sub(y, x)), z)
+
+
+def _multiply_24(b: Builder, x: Value, y: Value, *, signed: bool) -> Value:
+    """The product of the low 24 bits of each."""
+    return b.mul(*((b.shrs if signed else b.shru)(b.shl(v, 8), 8) for v in (x, y)))
+
+
+def _byte_perm(b: Builder, x: Value, y: Value, selector: Value) -> Value:
+    """Four of the eight bytes of y and x, each chosen by three bits of a digit of the selector."""
+    lanes = x.lanes
+    bytes_ = b.or_(b.shl(b.cast("extui", y, "i64"), 32), b.cast("extui", x, "i64"))
+    result = b.const(0, "i32", lanes)
+    for at in range(4):
+        place = b.shl(b.and_(b.shru(selector, 4 * at), b.const(7, "i32", lanes)), 3)
+        byte = b.cast("trunci", b.binary("shrui", bytes_, b.cast("extui", place, "i64")), "i32")
+        result = b.or_(result, b.shl(b.and_(byte, b.const(255, "i32", lanes)), 8 * at))
+    return result
+
+
+def _high_word(b: Builder, x: Value) -> Value:
+    return b.cast("trunci", b.shru(b.bitcast(x, "i64"), 32), "i32")
+
+
+def _low_word(b: Builder, x: Value) -> Value:
+    return b.cast("trunci", b.bitcast(x, "i64"), "i32")
+
+
+def _from_words(b: Builder, high: Value, low: Value) -> Value:
+    return b.bitcast(b.or_(b.shl(b.cast("extui", high, "i64"), 32), b.cast("extui", low, "i64")), "f64")
+
+
+def _reciprocal_high(b: Builder, x: Value) -> Value:
+    """1 / x without the low 32 bits."""
+    bits = b.bitcast(_reciprocal(b, x), "i64")
+    return b.bitcast(b.and_(bits, b.const(-1 << 32, "i64", x.lanes)), "f64")
+
+
+# The result's type is the function's own.
+_OTHER: dict[str, Rule] = {
+    "ilogb": _exponent, "ilogbf": _exponent, "byte_perm": _byte_perm, "double2hiint": _high_word,
+    "double2loint": _low_word, "hiloint2double": _from_words, "rcp64h": _reciprocal_high,
+    "hadd": partial(_half_of_sum, signed=True), "uhadd": partial(_half_of_sum, signed=False),
+    "rhadd": partial(_half_of_sum, signed=True, up=True), "urhadd": partial(_half_of_sum, signed=False, up=True),
+    "sad": partial(_distance, signed=True), "usad": partial(_distance, signed=False),
+    "mul24": partial(_multiply_24, signed=True), "umul24": partial(_multiply_24, signed=False),
+    "double2float_rn": lambda b, x: b.cast("truncf", x, "f32"),
+}  # fmt: skip
+
 # Integers of one type; what is counted comes as i32.
 _INTEGER: dict[str, Rule] = {
     "abs": integers.absolute, "llabs": integers.absolute, "popc": _intrinsic("ctpop"), "popcll": _intrinsic("ctpop"),
@@ -174,6 +240,8 @@ _BITS = {"float_as_int", "float_as_uint", "int_as_float", "uint_as_float", "doub
 _ROUNDING = {"rn": "roundeven", "rz": "trunc", "rd": "floor", "ru": "ceil"}
 _TO_INTEGER = re.compile(r"(float|double)2(u?)(?:int|u?ll)_(r[nzdu])")
 _FROM_INTEGER = re.compile(r"(u?)(?:int|ll)2(?:float|double)_rn")
+_DIRECTED = re.compile(r"([fd](?:add|sub|mul|div|sqrt|rcp)|fmaf?|double2float)_(r[zdu])")
+_DIRECTED_INTEGER = re.compile(r"(u?)(?:int|ll)2(float|double)_(r[zdu])")
 _ROUND_TO_I64 = {"llrint": "roundeven", "llround": "round"}
 
 
@@ -186,8 +254,17 @@ def apply(b: Builder, symbol: str, target: str, *operands: Value) -> Value:
         return casts.to_integer(b, rounded, first.el, target, signed="2u" not in name)
     if match := _FROM_INTEGER.fullmatch(name):
         return casts.to_float(b, first, first.el, target, signed=not match[1])
+    if match := _DIRECTED.fullmatch(name):
+        rule = _OTHER["double2float_rn"] if match[1] == "double2float" else _FLOAT[match[1].removesuffix("f")]
+        return directed.directed(b, match[1], match[2], rule, *operands)
+    if match := _DIRECTED_INTEGER.fullmatch(name):
+        convert = "uitofp" if match[1] else "sitofp"
+        number = directed.directed(b, convert, match[3], lambda b, x: b.cast(convert, x, target), first)
+        return b.intrinsic("fabs", number) if match[1] else number  # a difference of 0, rounded down, is -0
     if name in _BITS:
         return b.bitcast(first, target)
+    if name in _OTHER:
+        return _OTHER[name](b, *operands)
     plain = name.removesuffix("_rn")
     for base in (plain, plain[:-1] if plain[-1] in "fd" else plain):
         if base in _FLOAT:
