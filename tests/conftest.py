@@ -44,6 +44,7 @@ hypothesis.register_random(TORCH_RANDOM)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="run the golden tests only, and rewrite tests/golden")
+    parser.addoption("--cpu", help="what Triton's kernels are compiled for, such as x86-64, where they run on the CPU")
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its seed, and before workers start and inherit all this
@@ -97,8 +98,9 @@ def same_random_numbers() -> None:
 
 
 @pytest.fixture(scope="module")
-def cpu_driver() -> Iterator[None]:
+def cpu_driver(request: pytest.FixtureRequest) -> Iterator[None]:
     """Triton launches on the CPU: with the driver that a computer without a GPU has anyway."""
+    from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
     from fusedsl.codegen.cpu.machine import host
@@ -109,8 +111,10 @@ def cpu_driver() -> Iterator[None]:
         host()
     except UnsupportedDevice as error:
         pytest.skip(str(error))
-    before = driver._active
-    driver.set_active(CPUDriver())
+    before, own = driver._active, CPUDriver()
+    if level := request.config.getoption("--cpu"):
+        own.get_current_target = lambda: GPUTarget("cpu", level, 1)
+    driver.set_active(own)
     yield
     driver._active = before
 
