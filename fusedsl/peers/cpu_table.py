@@ -61,7 +61,8 @@ def _cells(chain: cpu_bench.Chain, program: Program, compiled: bool, seconds: fl
     calls: list[Call] = [chain.given("").ours, tuned]
     calls += [first] if any(launch.chosen for launch in tuned.launches) else []
     torch._dynamo.reset()  # it gives up on a function that it has compiled eight times
-    cpp = [rival.call for rival in chain.compiled_given(cpu_bench.Sizes(compiled=compiled))]
+    into = cpu_bench.copying(chain.function), first.results, *chain.args
+    cpp = [rival.call for rival in cpu_bench.compiled(cpu_bench.Sizes(compiled=compiled), *into)]
     ours, fastest, *others = take_turns([*calls, *cpp], ROUNDS, seconds)
     last = others.pop() if cpp else None
     return [
