@@ -305,6 +305,32 @@ def peers(
     _rows(peers_head(), peers_rows(names or (), [each.value for each in target], [each.value for each in peer]))
 
 
+@bench.command()
+def inductor(
+    names: Annotated[list[str] | None, typer.Argument(help="Of these workloads only.")] = None,
+    dtype: Annotated[list[Float], typer.Option(help="In these dtypes.")] = [Float.f32, Float.bf16],  # noqa: B006
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that each gets; torch's unless given.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Beside its C++ kernels, too.")] = True,
+    small: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Print how fast our kernels are on the CPU beside torch Inductor's.
+
+    Triton: those that it generates for a GPU, run on the CPU as ours are, each in the fastest of the configurations
+    that it lists; first listed: in the first, where that is another. C++: those that it generates for the CPU. ms: the
+    median of five rounds, in which all take turns and write into tensors that are there. ratio: their time over ours.
+    spread: of the ratios of the rounds, most less least, over the median.
+    """
+    import torch
+
+    from .peers import cpu_table
+
+    for name in names or ():
+        if name not in cpu_table.CHAINS:
+            raise typer.BadParameter(f"there is no chain {name}; there are {', '.join(cpu_table.CHAINS)}")
+    torch.set_num_threads(threads or torch.get_num_threads())
+    _rows(cpu_table.HEAD, cpu_table.rows(names or (), [each.value for each in dtype], compiled, small))
+
+
 # ---- what a user names -----------------------------------------------------------------------------------------------
 
 

@@ -117,7 +117,19 @@ def compare(f: Callable[..., Any], args: Args, kwargs: Kwargs = None) -> list[Co
     name = name_of(fused)
     if got != wanted:
         raise Mismatch(name=name, what="the outputs", rule=f"have eager's structure, {wanted}", got=got, hint="")
-    exact = reference(fused, args, kwargs)
+    return _beside(fused, args, kwargs, ours, theirs)
+
+
+def beside_eager(f: Callable[..., Any], args: Args, outputs: Sequence[Any], kwargs: Kwargs = None) -> list[Comparison]:
+    """What somebody else has for a call, each output of its tree by the rule of `assert_matches`."""
+    fused = as_fused(f)
+    with torch.no_grad(), as_written():
+        theirs = tree_flatten(fused.function(*args, **(kwargs or {})))[0]
+    return _beside(fused, args, kwargs, outputs, theirs)
+
+
+def _beside(fused: Fused, args: Args, kwargs: Kwargs, ours: Sequence[Any], theirs: Sequence[Any]) -> list[Comparison]:
+    name, exact = name_of(fused), reference(fused, args, kwargs)
     return [
         _compared(name, f"output {at}", *three) for at, three in enumerate(zip(ours, theirs, exact, strict=True))
     ]

@@ -179,7 +179,7 @@ def compiled(sizes: Sizes, function: Callable[..., Any], *args: Any, **bars: flo
     return [Rival("torch.compile", lambda: fast(*args), **bars)]
 
 
-def _copying(function: Callable[..., Any]) -> Callable[..., None]:
+def copying(function: Callable[..., Any]) -> Callable[..., None]:
     """The function into given tensors; torch.compile fuses the copies into its kernels."""
 
     def into(outputs: Sequence[torch.Tensor], *args: Any) -> None:
@@ -215,7 +215,7 @@ class Chain:
         return Race(name, "new", lambda: fused(*self.args), rivals)
 
     def compiled_given(self, sizes: Sizes, **bars: float) -> list[Rival]:
-        return compiled(sizes, _copying(self.function), self.outputs(), *self.args, **bars)
+        return compiled(sizes, copying(self.function), self.outputs(), *self.args, **bars)
 
     def compiled_new(self, sizes: Sizes, **bars: float) -> list[Rival]:
         return compiled(sizes, self.function, *self.args, **bars)

@@ -7,7 +7,10 @@ import triton
 import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
+from fusedsl.codegen.cpu import machine, toolchain
 from tests.cpu_compared import F8, FLOATS, INTS, N, assert_close, few, numbers, run, seeds
 
 
@@ -49,6 +52,39 @@ def test_maximum_and_nan(dtype, nan, seed):
     if nan == tl.PropagateNan.NONE:
         y = y.nan_to_num(1.0)  # the bounds of a clamp
     run(extremes_kernel, x, y, numbers(dtype, 3 * N), NAN=nan, check=assert_close(0))
+
+
+@triton.jit
+def bounds_kernel(x, out, BLOCK: tl.constexpr, NAN: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + i)
+    tl.store(out + i, tl.maximum(a, 0.0, propagate_nan=NAN))
+    tl.store(out + BLOCK + i, tl.minimum(1.5, a, propagate_nan=NAN))
+    tl.store(out + 2 * BLOCK + i, tl.clamp(a, -1.0, 2.0, propagate_nan=NAN))
+    tl.store(out + 3 * BLOCK + i, tl.maximum(a, float("nan"), propagate_nan=NAN))
+    tl.store(x + i, tl.maximum(-0.5, a, propagate_nan=NAN))
+
+
+@pytest.mark.parametrize("nan", [tl.PropagateNan.NONE, tl.PropagateNan.ALL], ids=["none", "all"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@given(seed=seeds)
+def test_maximum_beside_a_number(dtype, nan, seed):
+    run(bounds_kernel, numbers(dtype), numbers(dtype, 4 * N), NAN=nan, check=assert_close(0))
+
+
+@triton.jit
+def relu_kernel(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x + i, tl.maximum(tl.load(x + i), 0.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+def test_a_maximum_beside_a_number_is_one_instruction():
+    """In place, too, where LLVM would rather compare and store under a mask."""
+    source = ASTSource(relu_kernel, {"x": "*fp32", "BLOCK": "constexpr"}, {"BLOCK": N})
+    kernel = triton.compile(source, target=GPUTarget("cpu", "x86-64-v4", 1))
+    asm = toolchain.assembly(kernel.asm["mlir"], machine.AVX512)
+    assert "vmaxps" in asm
+    assert "vcmp" not in asm
 
 
 @triton.jit

@@ -290,6 +290,11 @@ class Arithmetic:
         """a * b + c, rounded once where the machine has such an instruction, twice otherwise."""
         return self.intrinsic("fmuladd", a, b, c)
 
+    def fence(self, a: Value) -> Value:
+        """The float itself, of which LLVM does not know where it comes from."""
+        types = f" : ({a.type}) -> {a.type}"
+        return self.pure('llvm.call_intrinsic "llvm.arithmetic.fence"({})', (a,), a.el, a.lanes, types)
+
     def call(self, function: str, operands: Sequence[Value], el: str, lanes: int | None) -> Value:
         """A function of the module without effects."""
         types = ", ".join(v.type for v in operands)
@@ -356,7 +361,7 @@ def _integer(number: int, el: str) -> str:
 _KEEP_SHORT = {
     *(f"arith.{name}" for name in ("addf", "subf", "mulf", "divf", "negf", "select", "bitcast")),
     *(f"arith.{name}" for name in ("addi", "subi", "andi", "ori", "xori")),
-    "llvm.intr.fmuladd({},", "llvm.intr.sqrt({})", "llvm.intr.fabs({})",
+    "llvm.intr.fmuladd({},", "llvm.intr.sqrt({})", "llvm.intr.fabs({})", "llvm.call_intrinsic",  # a fence
 }  # fmt: skip
 _FOLDS: dict[str, Callable[[Any, Any], Any]] = {
     "addi": lambda a, b: a + b,

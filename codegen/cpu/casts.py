@@ -55,13 +55,17 @@ def is_number(element: str) -> bool:
 def widen(b: Builder, x: Value, element: str) -> Value:
     """f16, bf16 or f8 as f32, exactly; f32 and f64 as they are."""
     if element == "bf16":
+        if x.constant is not None:
+            return b.const(np.uint32((x.constant & 0xFFFF) << 16).view(np.float32), "f32", x.lanes)
         known = b.scopes[x.depth].memo.get(("f32", x.name))
         if known is not None:
             return known
         return b.bitcast(b.shl(b.cast("extui", x, "i32"), 16), "f32")
     if element in SMALL:
         return _from_f8(b, x, element)
-    return b.cast("extf", x, "f32") if element == "f16" else x
+    if element == "f16":
+        return b.cast("extf", x, "f32") if x.constant is None else b.const(x.constant, "f32", x.lanes)
+    return x
 
 
 def _from_f8(b: Builder, x: Value, element: str) -> Value:

@@ -31,20 +31,36 @@ Rule = Callable[..., Value]
 
 def maxnum(b: Builder, x: Value, y: Value) -> Value:
     """The larger; of a number and NaN the number. Which of two zeros is left open."""
-    return b.select(b.cmpf("uno", y, y), x, b.select(b.cmpf("ogt", x, y), x, y))
+    known = _beside_number(b, x, y, "ogt", nan=False)
+    return known or b.select(b.cmpf("uno", y, y), x, b.select(b.cmpf("ogt", x, y), x, y))
 
 
 def minnum(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.cmpf("uno", y, y), x, b.select(b.cmpf("olt", x, y), x, y))
+    known = _beside_number(b, x, y, "olt", nan=False)
+    return known or b.select(b.cmpf("uno", y, y), x, b.select(b.cmpf("olt", x, y), x, y))
 
 
 def maximum(b: Builder, x: Value, y: Value) -> Value:
     """The larger; NaN if either is."""
-    return b.select(b.cmpf("uno", x, x), _nan(b, x, y), b.select(b.cmpf("ogt", x, y), x, y))
+    known = _beside_number(b, x, y, "ogt", nan=True)
+    return known or b.select(b.cmpf("uno", x, x), _nan(b, x, y), b.select(b.cmpf("ogt", x, y), x, y))
 
 
 def minimum(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.cmpf("uno", x, x), _nan(b, x, y), b.select(b.cmpf("olt", x, y), x, y))
+    known = _beside_number(b, x, y, "olt", nan=True)
+    return known or b.select(b.cmpf("uno", x, x), _nan(b, x, y), b.select(b.cmpf("olt", x, y), x, y))
+
+
+def _beside_number(b: Builder, x: Value, y: Value, better: str, nan: bool) -> Value | None:
+    """The better of two operands of which one is a constant other than NaN, in one instruction of x86: what is written
+    last there is the result for a NaN. None if neither is such a constant.
+
+    Without the fence LLVM would make a masked store of it where it is written back to where the operand was read."""
+    for number, other in ((x, y), (y, x)):
+        if number.constant is not None and number.constant == number.constant:
+            first, last = (number, b.fence(other)) if nan else (b.fence(other), number)
+            return b.select(b.cmpf(better, first, last), first, last)
+    return None
 
 
 def _nan(b: Builder, x: Value, y: Value) -> Value:

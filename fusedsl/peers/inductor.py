@@ -1,16 +1,19 @@
 """Inductor's kernels for a chain: torch.compile on fake tensors of the pretended device, whose launches are caught.
 
-The pipeline is the one of every torch.compile, from dynamo to the wrapper that launches. Of the configurations that the
-heuristics list for a kernel the first is taken; on a real device the fastest would be.
+The pipeline is the one of every torch.compile, from dynamo to the wrapper that launches. What is caught is compiled for
+a GPU (`generate`): of the configurations that the heuristics list for a kernel the first, where on a real device the
+fastest would be taken. Or it is written down with all of them (`record`), for a process that launches it on a CPU.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,33 +26,51 @@ from torch._inductor.output_code import CompiledFxGraph
 from torch._inductor.runtime import triton_helpers
 from torch._inductor.runtime.triton_heuristics import GridExpr
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from .chains import Chain
 from .launch import Launch
+from .program import Buffers, Choice, Program, Step
 from .record import OtherOps, Work, compiled_launch
 
 
-class Kernel:
-    """Stands for a kernel in Inductor's wrapper: a launch compiles and notes it."""
+@dataclass(frozen=True)
+class Called:
+    """A launch by Inductor's wrapper: the kernel with its tuner, and the values of the parameters that are not part of
+    a configuration."""
 
-    def __init__(self, name: str, source: str, target: str, args: Sequence[torch.Tensor], launches: list[Launch]):
+    name: str
+    source: str
+    tuner: Any
+    values: tuple[Any, ...]
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """The Triton types of the parameters that are no constants, in their order."""
+        types = self.tuner.triton_meta["signature"]
+        return {name: types[name] for name in self.tuner.fn.arg_names if types.get(name, "constexpr") != "constexpr"}
+
+    def arguments(self, config: Any) -> dict[str, Any]:
+        """What the parameters are given in this configuration."""
+        fn, chosen = self.tuner.fn, dict(config.kwargs)
+        given = [p.name for p in fn.params if p.name not in chosen and not p.is_constexpr]
+        return {**self.tuner.triton_meta["constants"], **chosen, **dict(zip(given, self.values, strict=True))}
+
+    def grid(self, config: Any) -> tuple[int, int, int]:
+        sizes = {name: value for name, value in self.arguments(config).items() if isinstance(value, int)}
+        x, y, z = (*GridExpr.from_meta(self.tuner.inductor_meta, config).eval_slow(sizes), 1, 1)[:3]
+        return int(x), int(y), int(z)
+
+
+class Kernel:
+    """Stands for a kernel in Inductor's wrapper, and notes its launches."""
+
+    def __init__(self, name: str, source: str, calls: list[Called]):
+        self.name, self.source, self.calls = name, source, calls
         self.tuner = getattr(_module(name, source), name)
-        self.target, self.args, self.launches = target, args, launches
 
     def run(self, *values: Any, stream: Any) -> None:
-        fn, config, meta = self.tuner.fn, self.tuner.configs[0], self.tuner.triton_meta
-        chosen = dict(config.kwargs)
-        given = [p.name for p in fn.params if p.name not in chosen and not p.is_constexpr]
-        arguments = {**meta["constants"], **chosen, **dict(zip(given, values, strict=True))}
-        signature = {name: kind for name, kind in meta["signature"].items() if kind != "constexpr"}
-        (attributes,) = meta["configs"]
-        divisible = [fn.arg_names[at] for (at,), found in attributes.items() if ["tt.divisibility", 16] in found]
-        sizes = {name: value for name, value in arguments.items() if isinstance(value, int)}
-        grid = GridExpr.from_meta(self.tuner.inductor_meta, config).eval_slow(sizes)
-        self.launches.append(compiled_launch(
-            fn, arguments, signature, divisible, self.target, grid, self.args, num_warps=config.num_warps,
-            num_stages=config.num_stages, options={"enable_fp_fusion": meta["enable_fp_fusion"]},
-        ))  # fmt: skip
+        self.calls.append(Called(self.name, self.source, self.tuner, values))
 
 
 def _module(name: str, source: str) -> Any:
@@ -82,18 +103,77 @@ def _on_cpu(function: Any) -> Any:
     return lambda input_device=None: function(torch.device("cpu"))
 
 
-def generate(chain: Chain, dtype: torch.dtype, target: str) -> Work:
-    """What a call of the compiled chain launches."""
-    launches: list[Launch] = []
+@dataclass(frozen=True)
+class Caught:
+    """What a call of a compiled chain does, on fake tensors."""
+
+    args: tuple[torch.Tensor, ...]
+    launches: tuple[Called, ...]
+    results: tuple[torch.Tensor, ...]
+    ops: tuple[tuple[str, int], ...]  # of torch's own beside the launches, with their bytes
+
+
+def catch(chain: Chain, dtype: torch.dtype) -> Caught:
+    """Compiles the chain and calls it."""
+    calls: list[Called] = []
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     torch._dynamo.reset()
     with torch.no_grad(), mode, _other_ops() as other:
         args = chain.args(dtype, "cuda")
         AsyncCompile.triton = lambda self, name, source, device_str="cuda": Kernel(  # type: ignore[method-assign]
-            name, source, target, args, launches
+            name, source, calls
         )
-        torch.compile(chain.function, dynamic=False, fullgraph=True)(*args)
-    return Work(tuple(launches), tuple(other.found))
+        results = torch.compile(chain.function, dynamic=False, fullgraph=True)(*args)
+    return Caught(args, tuple(calls), tuple(tree_leaves(results)), tuple(other.found))
+
+
+def generate(chain: Chain, dtype: torch.dtype, target: str) -> Work:
+    """What a call of the compiled chain launches, compiled for a GPU."""
+    caught = catch(chain, dtype)
+    return Work(tuple(_compiled(each, target, caught.args) for each in caught.launches), caught.ops)
+
+
+def _compiled(call: Called, target: str, args: Sequence[torch.Tensor]) -> Launch:
+    fn, config, meta = call.tuner.fn, call.tuner.configs[0], call.tuner.triton_meta
+    (attributes,) = meta["configs"]
+    divisible = [fn.arg_names[at] for (at,), found in attributes.items() if ["tt.divisibility", 16] in found]
+    return compiled_launch(
+        fn, call.arguments(config), call.signature, divisible, target, call.grid(config), args,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+        options={"enable_fp_fusion": meta["enable_fp_fusion"]},
+    )  # fmt: skip
+
+
+def record(chain: Chain, dtype: torch.dtype, target: str) -> Program:
+    """What a call of the compiled chain launches, as data, to be run elsewhere. `target` decides it by the pretended
+    device."""
+    caught = catch(chain, dtype)
+    buffers = Buffers(caught.args)
+    steps = tuple(_step(each, buffers) for each in caught.launches)
+    results = tuple(map(buffers.view, caught.results))
+    return Program(steps, tuple(buffers.sizes), results, tuple(name for name, _ in caught.ops))
+
+
+def _step(call: Called, buffers: Buffers) -> Step:
+    configs = call.tuner.configs
+    given, signature = call.arguments(configs[0]), call.signature
+    arguments = tuple(buffers.view(x) if isinstance(x := given[name], torch.Tensor) else x for name in signature)
+    choices = [_choice(call, config) for config in configs]
+    different = [choice for at, choice in enumerate(choices) if choice not in choices[:at]]  # in more than warps
+    return Step(call.name, _plain(call.source), signature, arguments, tuple(different))
+
+
+def _choice(call: Called, config: Any) -> Choice:
+    arguments = call.arguments(config)
+    constants = {n: arguments[n] for n in call.tuner.fn.arg_names if n in arguments and n not in call.signature}
+    return Choice(constants, call.grid(config))
+
+
+def _plain(source: str) -> str:
+    """The kernel's text without what tunes it and what asks for a GPU."""
+    without_tuner, found = re.subn(r"^@triton_heuristics\.\w+\(\n.*?^\)\n", "", source, flags=re.M | re.S)
+    assert found == 1, source
+    return without_tuner.replace("triton_helpers.set_driver_to_gpu()\n", "")
 
 
 @contextmanager

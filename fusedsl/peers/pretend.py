@@ -82,8 +82,37 @@ def install(target: str) -> None:
     )  # fmt: skip
     driver.set_active(_Driver(target))  # type: ignore[arg-type]
     torch.version.cuda = "13.0"
+    tensor: Any = torch.Tensor
+    tensor.__getitem__ = _by_ops(tensor.__getitem__)
     _answer(torch.cuda, properties, capability)
     _answer_inductor(properties, capability)
+
+
+def _by_ops(indexed: Any) -> Any:
+    """Indexing of tensors without memory by ops that take views. Python's own asks for a guard of the tensor's device,
+    which torch has only where it is built for it."""
+
+    def item(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+        parts = index if isinstance(index, tuple) else (index,)
+        if tensor.device.type != "cuda" or any(isinstance(part, (torch.Tensor, list, bool)) for part in parts):
+            return indexed(tensor, index)
+        left = sum(part is not None and part is not Ellipsis for part in parts)  # dimensions that are still indexed
+        dim = 0
+        for part in parts:
+            if part is Ellipsis:
+                dim = tensor.dim() - left
+                continue
+            left -= part is not None
+            if part is None:
+                tensor = tensor.unsqueeze(dim)
+            elif isinstance(part, slice):
+                tensor = torch.ops.aten.slice(tensor, dim, part.start, part.stop, part.step or 1)
+            else:
+                tensor = tensor.select(dim, part)
+            dim += part is None or isinstance(part, slice)
+        return tensor
+
+    return item
 
 
 def _answer(cuda: Any, properties: Any, capability: tuple[int, int]) -> None:

@@ -72,7 +72,8 @@ def peers_rows(names: Sequence[str], targets: Sequence[str], peers: Sequence[str
                              hint="compare with `--peer inductor` alone")  # fmt: skip
     chains = [name for name in CHAINS if not names or name in names]
     for target in targets:
-        for name, found in zip(chains, works(target, str(DTYPE).removeprefix("torch."), peers, chains), strict=True):
+        requests = [(CHAINS[name], DTYPE) for name in chains]
+        for name, found in zip(chains, works(target, peers, requests), strict=True):
             theirs = [measure(CHAINS[name], side, work) for side, work in found.items() if work is not None]
             ours = measure(CHAINS[name], "fusedsl", our_work(CHAINS[name], target))
             for side in theirs:
