@@ -114,10 +114,12 @@ def ttir_of(
 
 
 def simplify(module: Any, context: Any) -> None:
-    """Inlines helpers, removes repeated work, and makes pointers of descriptors."""
+    """Inlines helpers, removes repeated work, and makes pointers of descriptors and of block pointers."""
     manager = ir.pass_manager(context)
     passes.common.add_inliner(manager)
     passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
+    if hasattr(passes.ttir, "add_rewrite_tensor_pointer"):  # Triton 3.6 and 3.7 have operations for these
+        passes.ttir.add_rewrite_tensor_pointer(manager)
     for add in (passes.common.add_canonicalizer, passes.common.add_cse, passes.common.add_licm):
         add(manager)
     passes.common.add_symbol_dce(manager)

@@ -349,6 +349,8 @@ def _is_short(op: str, operands: Sequence[Value], el: str) -> bool:
         return (operands[1].constant or 0) >= 16
     if name == "arith.bitcast" and not is_float(el):
         return False
+    if "llvm.arithmetic.fence" in op:
+        return operands[0].short
     return name in _KEEP_SHORT and all(value.short for value in operands if value.el != "i1")
 
 
@@ -361,7 +363,7 @@ def _integer(number: int, el: str) -> str:
 _KEEP_SHORT = {
     *(f"arith.{name}" for name in ("addf", "subf", "mulf", "divf", "negf", "select", "bitcast")),
     *(f"arith.{name}" for name in ("addi", "subi", "andi", "ori", "xori")),
-    "llvm.intr.fmuladd({},", "llvm.intr.sqrt({})", "llvm.intr.fabs({})", "llvm.call_intrinsic",  # a fence
+    "llvm.intr.fmuladd({},", "llvm.intr.sqrt({})", "llvm.intr.fabs({})",
 }  # fmt: skip
 _FOLDS: dict[str, Callable[[Any, Any], Any]] = {
     "addi": lambda a, b: a + b,
