@@ -37,14 +37,19 @@ _POINTEES = {
 }
 
 
+def pointer_to(dtype: torch.dtype, name: str = "a tensor") -> str:
+    """The Triton type of a tensor's address."""
+    if dtype not in _POINTEES:
+        raise TypeError(f"{name}: Triton has no pointer to {dtype}")
+    return "*" + _POINTEES[dtype]
+
+
 def argument_type(name: str, value: object) -> str:
     """The Triton type of one argument, as a signature writes it."""
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise ValueError(f"{name} is on {value.device}; this target runs on CPU tensors")
-        if value.dtype not in _POINTEES:
-            raise TypeError(f"{name}: Triton has no pointer to {value.dtype}")
-        return "*" + _POINTEES[value.dtype]
+        return pointer_to(value.dtype, name)
     if isinstance(value, bool):
         return "u1"
     if isinstance(value, int):

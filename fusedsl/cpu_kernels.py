@@ -6,13 +6,17 @@ that an operand of a dot is laid out once for many multiplications, and a progra
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.jit import JITFunction
 
-from .codegen.cpu.launch import launch
+from .codegen.binding import pointer_to
+from .codegen.cpu.launch import Kernel, kernel_of
 
 LANES, NIBBLES = 16, 8  # of a group of 4-bit weights: int32 words side by side, weights in each
 GROUP = LANES * NIBBLES
@@ -103,16 +107,26 @@ def matmul(
     a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tuple[int, int, int] | None = None
 ) -> None:
     """out = a @ b, of matrices whose rows are dense: f32 of floats, i32 of int8. The larger a tile, the less often the
-    operands are laid out, as long as every thread has some."""
+    operands are laid out, as long as every thread has several."""
     (m, k), n = a.shape, b.shape[1]
-    tile = tile or ((512, 512, 256) if min(m, n) >= 1024 else (256, 256, 256))
-    arguments = {
-        "a_ptr": a, "b_ptr": b, "c_ptr": out, "m": m, "n": n, "k": k,
-        "stride_a": a.stride(0), "stride_b": b.stride(0), "stride_c": out.stride(0),
-        "BLOCK_M": tile[0], "BLOCK_N": tile[1], "BLOCK_K": tile[2], "BAND": 4,
-        "EVEN": all(size % block == 0 for size, block in zip((m, n, k), tile, strict=True)),
-    }  # fmt: skip
-    launch(matmul_kernel, (triton.cdiv(m, tile[0]) * triton.cdiv(n, tile[1]), 1, 1), arguments)
+    tile = tile or ((256, 512, 256) if n >= 1024 else (256, 256, 256))
+    even = m % tile[0] == n % tile[1] == k % tile[2] == 0
+    kernel = _matmul((a.dtype, b.dtype, out.dtype), tile, even)
+    kernel((a, b, out, m, n, k, a.stride(0), b.stride(0), out.stride(0)), (-(-m // tile[0]) * -(-n // tile[1]), 1, 1))
+
+
+@functools.cache
+def _matmul(dtypes: tuple[torch.dtype, ...], tile: tuple[int, int, int], even: bool) -> Kernel:
+    constants = dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_K"), tile, strict=True)) | {"BAND": 4, "EVEN": even}
+    return _kernel(matmul_kernel, dtypes, constants)
+
+
+def _kernel(fn: JITFunction, dtypes: Sequence[torch.dtype], constants: Mapping[str, int]) -> Kernel:
+    """For pointers to these types; whatever else is no constant is an i32, and `scale` an f32."""
+    names = [name for name in fn.arg_names if name not in constants]
+    kinds = {name: "fp32" if name == "scale" else "i32" for name in names}
+    pointers = {name: pointer_to(dtype) for name, dtype in zip(names, dtypes, strict=False)}
+    return kernel_of(fn, kinds | pointers, constants)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, block: int = 256) -> None:
@@ -120,11 +134,13 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tens
     or of fewer that divide the length."""
     batch, heads, length, dim = q.shape
     block = math.gcd(block, length)
-    arguments = {
-        "q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "length": length, "scale": dim**-0.5,
-        "DIM": dim, "BLOCK_M": block, "BLOCK_N": block,
-    }  # fmt: skip
-    launch(attention_kernel, (length // block, batch * heads, 1), arguments)
+    kernel = _attention((q.dtype, k.dtype, v.dtype, out.dtype), dim, block)
+    kernel((q, k, v, out, length, dim**-0.5), (length // block, batch * heads, 1))
+
+
+@functools.cache
+def _attention(dtypes: tuple[torch.dtype, ...], dim: int, block: int) -> Kernel:
+    return _kernel(attention_kernel, dtypes, {"DIM": dim, "BLOCK_M": block, "BLOCK_N": block})
 
 
 def quantize(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,8 +163,10 @@ def dequantize(words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 def gemv(words: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, out: torch.Tensor, rows: int = 16) -> None:
     """out = dequantize(words, scale) @ x, for a multiple of `rows` and a power of two of groups."""
-    arguments = {
-        "words_ptr": words, "scale_ptr": scale, "x_ptr": x, "y_ptr": out,
-        "ROWS": rows, "GROUPS": scale.shape[1], "LANES": LANES, "NIBBLES": NIBBLES,
-    }  # fmt: skip
-    launch(gemv_kernel, (words.shape[0] // rows, 1, 1), arguments)
+    kernel = _gemv((words.dtype, scale.dtype, x.dtype, out.dtype), rows, scale.shape[1])
+    kernel((words, scale, x, out), (words.shape[0] // rows, 1, 1))
+
+
+@functools.cache
+def _gemv(dtypes: tuple[torch.dtype, ...], rows: int, groups: int) -> Kernel:
+    return _kernel(gemv_kernel, dtypes, {"ROWS": rows, "GROUPS": groups, "LANES": LANES, "NIBBLES": NIBBLES})

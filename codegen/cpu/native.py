@@ -127,9 +127,18 @@ def _launcher() -> Any:
     made = disk.fetch("launch", text, machines.PLAIN, lambda: (toolchain.compile_object(text, machines.PLAIN), {}))
     library = load(made.code)
     ctypes.c_void_p.in_dll(library, "parallel").value = _parallel()
+    ctypes.c_uint.in_dll(library, "key").value = _key()
     library.launch.argtypes = (ctypes.c_void_p, ctypes.c_int)
     library.launch.restype = None
     return library.launch
+
+
+def _key() -> int:
+    """Of what a thread keeps, and frees as it ends."""
+    libc, key = ctypes.CDLL(None), ctypes.c_uint()
+    if error := libc.pthread_key_create(ctypes.byref(key), libc.free):
+        raise OSError(error, f"no key for threads' memory: {os.strerror(error)}")
+    return key.value
 
 
 def _parallel() -> int | None:

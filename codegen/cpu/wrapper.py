@@ -9,6 +9,9 @@ worker changes it; what one kernel differs in from another comes last::
 how many programs are worth waking a thread for. `launch` is the same for all kernels and so compiled once: its workers
 take the next `chunk` programs, x counting fastest, until none is left. It reaches GOMP_parallel, the entry to OpenMP,
 through the pointer `parallel`, which the loader sets to torch's own: the threads are torch's.
+
+A thread keeps scratch memory that is too large for its stack for later launches, with its size in a line before it and
+under the loader's `key`: new memory would cost a page fault for every 4096 bytes.
 """
 
 from __future__ import annotations
@@ -101,8 +104,11 @@ llvm.mlir.global external @parallel() {{addr_space = 0 : i32}} : !llvm.ptr {{
   %none = llvm.mlir.zero : !llvm.ptr
   llvm.return %none : !llvm.ptr
 }}
+llvm.mlir.global external @key(0 : i32) {{addr_space = 0 : i32}} : i32
 llvm.func @aligned_alloc(i64, i64) -> !llvm.ptr
 llvm.func @free(!llvm.ptr)
+llvm.func @pthread_getspecific(i32) -> !llvm.ptr
+llvm.func @pthread_setspecific(i32, !llvm.ptr) -> i32
 
 llvm.func internal @size(%block: !llvm.ptr) -> i64 {{
   %gxp = llvm.getelementptr %block[{gx}] : (!llvm.ptr) -> !llvm.ptr, i64
@@ -161,14 +167,41 @@ llvm.func internal @worker(%block: !llvm.ptr) attributes {{passthrough = ["noinl
   %on_stack = arith.select %is_large, %zero, %bytes : i64
   %small = llvm.alloca %on_stack x i8 {{alignment = 64 : i64}} : (i64) -> !llvm.ptr
   scf.if %is_large {{
-    %line = arith.constant 64 : i64
-    %large = llvm.call @aligned_alloc(%line, %bytes) : (i64, i64) -> !llvm.ptr
+    %large = llvm.call @kept(%bytes) : (i64) -> !llvm.ptr
     llvm.call @work(%block, %large) : (!llvm.ptr, !llvm.ptr) -> ()
-    llvm.call @free(%large) : (!llvm.ptr) -> ()
   }} else {{
     llvm.call @work(%block, %small) : (!llvm.ptr, !llvm.ptr) -> ()
   }}
   llvm.return
+}}
+
+llvm.func internal @kept(%bytes: i64) -> !llvm.ptr attributes {{passthrough = ["noinline"]}} {{
+  %line = arith.constant 64 : i64
+  %none = arith.constant 0 : i64
+  %null = llvm.mlir.zero : !llvm.ptr
+  %variable = llvm.mlir.addressof @key : !llvm.ptr
+  %key = llvm.load %variable : !llvm.ptr -> i32
+  %old = llvm.call @pthread_getspecific(%key) : (i32) -> !llvm.ptr
+  %has = llvm.icmp "ne" %old, %null : !llvm.ptr
+  %size = scf.if %has -> (i64) {{
+    %known = llvm.load %old : !llvm.ptr -> i64
+    scf.yield %known : i64
+  }} else {{
+    scf.yield %none : i64
+  }}
+  %enough = arith.cmpi uge, %size, %bytes : i64
+  %memory = scf.if %enough -> (!llvm.ptr) {{
+    scf.yield %old : !llvm.ptr
+  }} else {{
+    llvm.call @free(%old) : (!llvm.ptr) -> ()
+    %total = arith.addi %bytes, %line : i64
+    %new = llvm.call @aligned_alloc(%line, %total) : (i64, i64) -> !llvm.ptr
+    llvm.store %bytes, %new : i64, !llvm.ptr
+    %set = llvm.call @pthread_setspecific(%key, %new) : (i32, !llvm.ptr) -> i32
+    scf.yield %new : !llvm.ptr
+  }}
+  %scratch = llvm.getelementptr %memory[8] : (!llvm.ptr) -> !llvm.ptr, i64
+  llvm.return %scratch : !llvm.ptr
 }}
 
 llvm.func internal @work(%block: !llvm.ptr, %scratch: !llvm.ptr) attributes {{passthrough = ["noinline"]}} {{
