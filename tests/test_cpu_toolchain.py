@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -350,6 +351,45 @@ def test_scratch_memory_is_the_threads_own(size):
         out = torch.zeros(100, dtype=torch.int8)
         run((out.data_ptr(), size), (100, 1, 1), threads)
         assert out.all()
+
+
+def test_a_thread_that_ends_gives_its_scratch_memory_back():
+    """And while it lives it keeps that of the largest kernel."""
+    body = "  llvm.store volatile %px, %scratch : i32, !llvm.ptr"
+    small, large = (built(kernel(body, "ptr"), scratch_bytes=size) for size in (1 << 20, 1 << 23))
+    before = _virtual_memory()
+    for _ in range(300):
+        thread = threading.Thread(target=lambda: [run((0,), (1, 1, 1), 1) for run in (small, large, small)])
+        thread.start()
+        thread.join()
+    assert _virtual_memory() < before + (1 << 30), "300 threads had 8 MiB each"
+
+
+def _virtual_memory() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_fork_launches():
+    """The child of a process that has launched on several threads, with scratch memory that its thread has kept."""
+    script = """
+import os, torch
+from fusedsl.cpu_kernels import matmul
+
+torch.set_num_threads(2)
+a, b, out = torch.randn(256, 128), torch.randn(128, 128), torch.zeros(256, 128)
+expected = a @ b
+
+def launched():
+    matmul(a, b, out.zero_(), (128, 128, 128))
+    return (out - expected).abs().max() < 1e-4  # too small for torch to ask for its threads, which it would wait for
+
+assert launched()
+child = os.fork()
+if child == 0:
+    os._exit(0 if launched() else 1)
+assert os.waitpid(child, 0)[1] == 0 and launched()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_python_threads_launch_at_once():

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -126,11 +126,35 @@ def _launcher() -> Any:
     text = wrapper.launcher()
     made = disk.fetch("launch", text, machines.PLAIN, lambda: (toolchain.compile_object(text, machines.PLAIN), {}))
     library = load(made.code)
-    ctypes.c_void_p.in_dll(library, "parallel").value = _parallel()
+    parallel = ctypes.c_void_p.in_dll(library, "parallel")
+    parallel.value = None if _Fork.lost_threads else _parallel()
+    _Fork.parallel.append(parallel)
     ctypes.c_uint.in_dll(library, "key").value = _key()
     library.launch.argtypes = (ctypes.c_void_p, ctypes.c_int)
     library.launch.restype = None
     return library.launch
+
+
+class _Fork:
+    """A fork of a process with threads is without them, but OpenMP, which does not know, would wait for its own without
+    end. So kernels run on one thread there."""
+
+    had_threads = lost_threads = False
+    parallel: ClassVar[list[ctypes.c_void_p]] = []  # the launcher's pointer to GOMP_parallel
+
+    @classmethod
+    def before(cls) -> None:
+        cls.had_threads = len(os.listdir("/proc/self/task")) > 1
+
+    @classmethod
+    def in_child(cls) -> None:
+        if cls.had_threads:
+            cls.lost_threads = True
+            for pointer in cls.parallel:
+                pointer.value = None
+
+
+os.register_at_fork(before=_Fork.before, after_in_child=_Fork.in_child)
 
 
 def _key() -> int:
