@@ -5,6 +5,7 @@ import os
 import random
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ hypothesis.register_random(TORCH_RANDOM)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="run the golden tests only, and rewrite tests/golden")
+    parser.addoption("--all", action="store_true", help="run all cases of the tests that are otherwise run by a sample")
     parser.addoption("--cpu", help="what Triton's kernels are compiled for, such as x86-64, where they run on the CPU")
 
 
@@ -87,8 +89,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--update-golden"):
         uses = {item: "golden" in getattr(item, "fixturenames", ()) for item in items}
-        config.hook.pytest_deselected(items=[item for item in items if not uses[item]])
-        items[:] = [item for item in items if uses[item]]
+        keep(config, items, [item for item in items if uses[item]])
+    if not config.getoption("--all"):
+        keep(config, items, [item for item in items if not item.get_closest_marker("sample") or in_sample(item.name)])
+
+
+def in_sample(name: str) -> bool:
+    return zlib.crc32(name.encode()) % 3 == 0
+
+
+def keep(config: pytest.Config, items: list[pytest.Item], chosen: list[pytest.Item]) -> None:
+    left = set(items) - set(chosen)
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ for package in ("flag_gems", "sqlalchemy"):
 
 
 pytestmark = [
+    pytest.mark.sample,
     pytest.mark.filterwarnings("ignore:Logical operators 'and' and 'or' are deprecated"),
     pytest.mark.filterwarnings("ignore:warmup, rep, and use_cuda_graph parameters are deprecated"),
     pytest.mark.filterwarnings("ignore:tl.where with a non-boolean condition is deprecated"),

@@ -29,6 +29,7 @@ from tests.language import (
 
 pytestmark = [
     pytest.mark.usefixtures("cpu_driver"),
+    pytest.mark.sample,
     pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
 ]
 

@@ -34,6 +34,7 @@ from tests.language import (
 
 pytestmark = [
     pytest.mark.usefixtures("cpu_driver"),
+    pytest.mark.sample,
     pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
 ]
 
@@ -131,16 +132,24 @@ def atomic_kernel(x, y, old, n, N: tl.constexpr, OP: tl.constexpr, SEM: tl.const
         tl.store(old + at, change(y + at, tl.load(x + at), at < n, OP, SEM), mask=at < n)
 
 
-CHANGES = {"add": np.add, "max": np.maximum, "min": np.minimum, "and": np.bitwise_and, "or": np.bitwise_or,
-           "xor": np.bitwise_xor, "xchg": lambda old, new: new}  # fmt: skip
+def on_bits(function):
+    def applied(x, y):
+        bits = f"u{x.itemsize}"
+        return function(x.view(bits), y.view(bits)).view(x.dtype)
+
+    return applied
+
+
+CHANGES = {
+    "add": np.add, "max": np.maximum, "min": np.minimum, "xchg": lambda old, new: new,
+    "and": on_bits(np.bitwise_and), "or": on_bits(np.bitwise_or), "xor": on_bits(np.bitwise_xor),
+}  # fmt: skip
 WIDE = ("int32", "int64", "uint32", "uint64")
 
 
 def changes():
     for op, dtype in itertools.product(CHANGES, (*FLOATS, *WIDE)):
         if dtype in ("fp16", "bf16") and op != "add":
-            continue
-        if dtype in FLOATS and op in ("and", "or", "xor"):
             continue
         for sem, single in itertools.product(("relaxed", "acquire", "release", "acq_rel"), (False, True)):
             yield from ((op, dtype, sem, single, n) for n in ((16, 11) if sem == "relaxed" else (11,)))
@@ -208,6 +217,28 @@ def relay_kernel(x, out, flag):
     tl.atomic_poll(flag, i)
     tl.store(out + i, tl.load(out + i - 1, mask=i > 0, other=0) + tl.load(x + i))
     tl.atomic_store(flag, i + 1)
+
+
+@triton.jit
+def spin_kernel(x, out, flag):
+    """The same, with a loop of its own."""
+    i = tl.program_id(0)
+    while tl.load(flag, volatile=True) != i:
+        pass
+    tl.store(out + i, tl.load(out + i - 1, mask=i > 0, other=0) + tl.load(x + i))
+    tl.atomic_xchg(flag, i + 1)
+
+
+def test_programs_that_spin():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        x, flag = numbers("int32", (300,), 8), torch.zeros(1, dtype=torch.int32)
+        found = output("int32", 300)
+        spin_kernel[(300,)](tensor(x), found, flag)
+        assert_equal(array(found), np.cumsum(x, dtype=np.int32))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @triton.jit
@@ -417,7 +448,7 @@ def print_kernel(x, SHAPE: tl.constexpr, HEX: tl.constexpr):
         tl.device_print("x", v, hex=True)
     else:
         tl.device_print('50% of "x"\\', v, tl.program_id(0))
-        tl.device_print("done\n")
+        tl.device_print("done")
 
 
 def printed(capfd, launch):

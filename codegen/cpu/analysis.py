@@ -20,12 +20,18 @@ _LEAVES = ("tt.make_range", "arith.constant", "ub.poison")
 DEAR = 8  # instructions from which a value is kept rather than computed again
 ATOMICS = ("tt.atomic_rmw", "tt.atomic_cas", "tt.atomic_load", "tt.atomic_store", "tt.atomic_poll")
 WRITES = ("tt.store", *ATOMICS)  # where later reads may find something new
+_READS_ONLY = ("tt.load", "tt.atomic_load", "tt.atomic_poll")
 _THROUGH = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.bitcast", "tt.reshape")
 
 
 def is_trivial_reshape(node: Node) -> bool:
     """Only extents of 1 come or go."""
     return [n for n in node.operands[0].shape if n > 1] == [n for n in node.result.shape if n > 1]
+
+
+def is_volatile(node: Node) -> bool:
+    """A load that has to be made again each time, since another program may write there meanwhile."""
+    return node.name == "tt.load" and node.op.attribute("isVolatile", "false") == "true"
 
 
 class Analysis:
@@ -39,9 +45,9 @@ class Analysis:
         self._costs: dict[Val, int] = {}
         self.eager: set[Node] = set()
         self.nodes = list(program.nodes())
-        self.writers = [node for node in self.nodes if node.name in WRITES]
+        self.writers = [node for node in self.nodes if node.name in WRITES or is_volatile(node)]
         for node in self.nodes:
-            if node.name == "tt.load" and node.result.is_tensor and self._must_not_wait(node):
+            if node.name == "tt.load" and node.result.is_tensor and (is_volatile(node) or self._must_not_wait(node)):
                 self.eager.add(node)
 
     # -- virtual values
@@ -172,9 +178,10 @@ class Analysis:
         return False
 
     def _hides(self, writer: Node, load: Node) -> bool:
-        """May the load find something else after the writer? After an atomic operation that orders memory other
-        programs may go on, and write anywhere."""
-        return (writer.name in ATOMICS and "relaxed" not in writer.op.text) or self.may_alias(load, writer)
+        """May the load find something else after the writer? After an atomic operation that orders memory, or a
+        volatile load, other programs may have gone on, and written anywhere."""
+        orders = is_volatile(writer) or (writer.name in ATOMICS and "relaxed" not in writer.op.text)
+        return orders or self.may_alias(load, writer)
 
     def unit_dim(self, val: Val, stored: Mapping[Val, Any], known: dict[Val, int | None] | None = None) -> int | None:
         """The dimension along which what a value is made of lies side by side in memory; None if there is none.
@@ -207,7 +214,7 @@ class Analysis:
     @cached_property
     def written(self) -> tuple[int, ...]:
         """The arguments that are stored through."""
-        writers = [n for n in self.writers if n.name not in ("tt.atomic_load", "tt.atomic_poll")]
+        writers = [n for n in self.writers if n.name not in _READS_ONLY]
         return tuple(sorted({b for n in writers if (b := self.base(n.operands[0])) is not None}))
 
     @cached_property

@@ -1,8 +1,8 @@
 """Atomic operations, one element after another.
 
-Their order and scope are not looked at: each orders all memory, as every locked instruction of x86 does. A program that
-waits for another, by `tl.atomic_poll` or in a loop of its own, may wait for one of a lower number: programs are begun
-in the order of their numbers.
+On x86 each orders memory as acquire and release do, whatever order and scope it asks for; the compiler lets loads wait
+past those that are relaxed (`Analysis`). A program that waits for another, by `tl.atomic_poll` or in a loop of its own,
+may wait for one of a lower number: of those that have not ended the lowest is always running.
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ def _poll(b: Builder, spot: Value, expected: Value, deadline: Value | None) -> V
 
     def test() -> tuple[Value, list[Value]]:
         there = b.cmpi("eq", b.atomic_load(spot, expected.el), expected)
-        waits = b.not_(there)
-        if deadline is not None:
-            waits = b.and_(waits, b.cmpi("ult", _now(b), deadline))
-        return waits, [there]
+        if deadline is None:
+            return b.not_(there), [there]
+        late = deadline
+        return b.branch(there, lambda: [b.const(0, "i1")], lambda: [b.cmpi("ult", _now(b), late)])[0], [there]
 
     def wait(there: Value) -> list[Value]:
         b.functions["sched_yield"] = "llvm.func @sched_yield() -> i32"

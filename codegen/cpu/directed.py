@@ -1,6 +1,7 @@
 """Operations rounded toward zero, down or up: in a function of their own, called with the CPU's rounding set so.
 
-A function, since nothing else keeps an operation between the two calls that set the rounding.
+A function, since nothing else keeps an operation between the two calls that set the rounding. LLVM's passes over its
+IR, which kernels go without, might compute one of constants before either.
 """
 
 from __future__ import annotations

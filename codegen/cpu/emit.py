@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ..ttir import Type
 from . import atomics, control, dot, elem, half, histogram, layouts, printing, scaled
-from .analysis import ATOMICS, DEAR, WRITES, Analysis, is_trivial_reshape
+from .analysis import ATOMICS, DEAR, WRITES, Analysis, is_trivial_reshape, is_volatile
 from .build import Builder, Scope, Value, bytes_of
 from .errors import CannotCompile
 from .machine import Machine
@@ -307,7 +307,8 @@ class Emitter:
                 self.scalars[node.result] = other
                 return
             mask = None
-        value = one.fetch(self.pointer(node.operands[0]), elem.held(node.result.element), mask, other, self.b.depth)
+        el, pointer = elem.held(node.result.element), self.pointer(node.operands[0])
+        value = one.fetch(pointer, el, mask, other, self.b.depth, is_volatile(node))
         if node.result.element == "ptr":
             self.scalars[node.result] = self._pointer(value, node.result.type)
         else:

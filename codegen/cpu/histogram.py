@@ -34,16 +34,16 @@ class Histogram(Sink):
         b, nest = self.b, self.nest
         number = nest.plain(nest.at(self.counted, index))
         (bins,) = self.counts.shape
-        counts = b.cmpi("ult", number, b.const(bins, number.el))
+        inside = b.cmpi("ult", number, b.const(bins, number.el))
         for mask in self.mask:
-            counts = b.and_(counts, nest.plain(nest.at(mask, index)))
+            inside = b.and_(inside, nest.plain(nest.at(mask, index)))
 
         def count() -> None:
             place = Pointer(self.counts.start, b.resize(number, "i64"), self.counts.element)
             spot = nest.spot(place, self.counts.el)
             b.store(b.add(b.load(spot, self.counts.el), b.const(1, self.counts.el)), spot)
 
-        b.branch(counts, count)
+        b.branch(inside, count)
         return ()
 
 

@@ -20,15 +20,17 @@ class Memory(Arithmetic):
         types = f" : (!llvm.ptr, {offset.type}) -> {type_text('ptr', offset.lanes)}, {unit}"
         return self.pure("llvm.getelementptr {}[{}]", (base, offset), "ptr", offset.lanes, types)
 
-    def load(self, pointer: Value, el: str, lanes: int | None = None, depth: int | None = None) -> Value:
+    def load(
+        self, pointer: Value, el: str, lanes: int | None = None, depth: int | None = None, volatile: bool = False
+    ) -> Value:
         """What lies at a pointer, `lanes` of it side by side; an i1 is a byte."""
         assert pointer.type == "!llvm.ptr", f"load through {pointer.type}"
         held = "i8" if el == "i1" else el
         at = self.depth if depth is None else depth
         name = self.fresh()
         align = bytes_of(held)
-        self.line(f"{name} = llvm.load {pointer.name} {{alignment = {align} : i64}} : !llvm.ptr -> "
-                  f"{type_text(held, lanes)}", at)  # fmt: skip
+        how = f"{'volatile ' * volatile}{pointer.name} {{alignment = {align} : i64}}"
+        self.line(f"{name} = llvm.load {how} : !llvm.ptr -> {type_text(held, lanes)}", at)
         return self._truth(Value(name, held, lanes, at), el)
 
     def store(self, value: Value, pointer: Value, past: bool = False) -> None:
@@ -74,6 +76,8 @@ class Memory(Arithmetic):
     def atomic(self, operation: str, pointer: Value, value: Value) -> Value:
         """An atomic read, change and write: what was there before."""
         assert pointer.type == "!llvm.ptr" and value.lanes is None, f"atomic {operation} of {value.type}"
+        if operation.startswith("_") and is_float(value.el):  # and, or, xor
+            return self.bitcast(self.atomic(operation, pointer, self.bitcast(value, f"i{bits_of(value.el)}")), value.el)
         text = f"llvm.atomicrmw {operation} {pointer.name}, {value.name} acq_rel : !llvm.ptr, {value.type}"
         return self._effect(text, value)
 

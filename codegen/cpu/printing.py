@@ -81,7 +81,7 @@ def write(em: Emitter, node: Node) -> None:
     em.flush()
     text, signed = _text(node.op.text), node.op.attribute("isSigned", "").split(",")
     if not node.operands:
-        printf(em.b, f"pid (%u, %u, %u){text}", em.programs)
+        printf(em.b, f"pid (%u, %u, %u){text}\n", em.programs)
     for at, val in enumerate(node.operands):
         named = f"{text}(operand {at}) " if len(node.operands) > 1 else text
         line = Line(em, val, named, int(signed[at]) != 0, node.op.attribute("hex") == "true")

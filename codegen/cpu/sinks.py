@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import elem
-from .analysis import VIEWS, axis_of, steps
+from .analysis import ATOMICS, VIEWS, axis_of, is_volatile, steps
 from .build import Value, bytes_of
 from .nest import Nest
 from .program import Node, Val
@@ -109,8 +109,8 @@ class Store(Sink):
         past the caches, which else read each line from memory before it is written. None: certainly not."""
         em, pointer = self.em, self.node.operands[0]  # type: ignore[union-attr]
         base = em.facts.base(pointer)
-        if base is None or base in em.facts.accessed:
-            return None
+        if base is None or base in em.facts.accessed or any(node.name in ATOMICS for node in em.facts.nodes):
+            return None  # it, or another program that waits for this one, may read there
         size = math.prod(self.shape) * bytes_of(elem.held(pointer.type.pointee))
         x, y, z = (self.b.resize(v, "i64") for v in em.grid)
         programs = self.b.mul(self.b.mul(x, y), z)
@@ -147,6 +147,7 @@ class Load(Sink):
     def __init__(self, emitter: Emitter, node: Node) -> None:
         super().__init__(emitter, node.result.shape)
         self.node = node
+        self.one_by_one = is_volatile(node)
         self.buffer = emitter.allocate(node.result.shape, node.result.type)
 
     def inputs(self) -> Sequence[Val]:

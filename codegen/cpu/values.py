@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import elem
-from .analysis import VIEWS
+from .analysis import VIEWS, is_volatile
 from .build import Builder, Value, bytes_of
 from .program import Node, Val
 
@@ -299,7 +299,7 @@ class Evaluator:
         floor = self.floor if self.is_assumable(node.operands[1] if len(node.operands) > 1 else None) else self.base
         if mask is not None and mask.constant is not None:
             mask = None
-        return self.fetch(pointer, el, mask, other, floor)
+        return self.fetch(pointer, el, mask, other, floor, is_volatile(node))
 
     def mask_and_other(self, node: Node, index: Index) -> tuple[Value | None, Value]:
         el = elem.held(node.result.element)
@@ -311,16 +311,20 @@ class Evaluator:
     def plain(self, v: Any) -> Value:
         return self.vector(v) if isinstance(v, Affine) else v
 
-    def fetch(self, pointer: Pointer, el: str, mask: Value | None, other: Value, floor: int) -> Value:
+    def fetch(
+        self, pointer: Pointer, el: str, mask: Value | None, other: Value, floor: int, volatile: bool = False
+    ) -> Value:
+        """What lies at a pointer. `volatile` ones are taken one by one."""
         b = self.b
         uniform = isinstance(pointer.offset, Value) and pointer.offset.lanes is None
         if uniform and (mask is None or mask.lanes is None) and other.lanes is None:
             spot = self.spot(pointer, el)
             if mask is None:
-                return b.load(spot, el, None, max(spot.depth, floor))
+                return b.load(spot, el, None, max(spot.depth, floor), volatile)
             depth = max(spot.depth, mask.depth, other.depth, floor)
             with b.hoisted(depth):
-                return b.branch(mask, lambda: [b.load(spot, el)], lambda: [other])[0]
+                return b.branch(mask, lambda: [b.load(spot, el, volatile=volatile)], lambda: [other])[0]
+        assert not volatile, "one by one"
         lanes = self.lanes
         if isinstance(pointer.offset, Affine) and pointer.offset.stride == 1 and pointer.base is not None:
             spot = self.spot(pointer, el)
