@@ -35,7 +35,7 @@ triton-%: $(VENV)/triton-%/ready
 	@PYTHONPATH=$(VENV)/triton-$* $(PYTEST) $(PARALLEL) --all -m "not sweep" $(CPU_TESTS)
 
 quick: $(VENV)/ready
-	@$(PYTEST) $(PARALLEL) -m "not slow and not sweep" --hypothesis-profile=quick
+	@$(PYTEST) $(PARALLEL) -m "not slow and not sweep and not sample" --hypothesis-profile=quick
 
 check: lint test
 
