@@ -48,3 +48,32 @@ def test_values_with_many_users_compile_quickly():
     x, at, out = torch.zeros(64), torch.zeros(64, dtype=torch.int32), torch.ones(64)
     cpu.launch(kernel, (1, 1, 1), {"x_ptr": x, "at_ptr": at, "out_ptr": out, "n": 2, "BLOCK": 64})
     assert out[0] == 0
+
+
+def chosen(up):
+    if up:
+
+        @triton.jit
+        def step(x):
+            return x + 1
+
+    else:
+
+        @triton.jit
+        def step(x):
+            return x - 1
+
+    return step
+
+
+@triton.jit
+def step_kernel(out, STEP: tl.constexpr):
+    tl.store(out, STEP(tl.load(out)))
+
+
+def test_functions_as_constants_are_told_apart():
+    """By what they do, also on disk: these have one name."""
+    out = torch.zeros(1, dtype=torch.int32)
+    for up, expected in ((True, 1), (True, 2), (False, 1)):
+        cpu.launch(step_kernel, (1, 1, 1), {"out": out, "STEP": chosen(up)})
+        assert out.item() == expected
