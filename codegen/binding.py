@@ -58,7 +58,10 @@ def argument_type(name: str, value: object) -> str:
         return "i32" if -(2**31) <= value < 2**31 else "i64" if value < 2**63 else "u64"
     if isinstance(value, float):
         return "fp32"
-    raise TypeError(f"{name}: a kernel cannot take a {type(value).__name__}; mark the parameter tl.constexpr")
+    raise TypeError(
+        f"{name}: a kernel cannot take a {type(value).__name__}: give a tensor (torch.from_numpy makes one of an "
+        "array) or a number, or mark the parameter tl.constexpr"
+    )
 
 
 def signature_of(

@@ -50,18 +50,18 @@ def test_values_with_many_users_compile_quickly():
     assert out[0] == 0
 
 
-def chosen(up):
-    if up:
+def up():
+    @triton.jit
+    def step(x):
+        return x + 1
 
-        @triton.jit
-        def step(x):
-            return x + 1
+    return step
 
-    else:
 
-        @triton.jit
-        def step(x):
-            return x - 1
+def down():
+    @triton.jit
+    def step(x):
+        return x - 1
 
     return step
 
@@ -72,8 +72,21 @@ def step_kernel(out, STEP: tl.constexpr):
 
 
 def test_functions_as_constants_are_told_apart():
-    """By what they do, also on disk: these have one name."""
+    """By what they do, also on disk, whatever their names."""
     out = torch.zeros(1, dtype=torch.int32)
-    for up, expected in ((True, 1), (True, 2), (False, 1)):
-        cpu.launch(step_kernel, (1, 1, 1), {"out": out, "STEP": chosen(up)})
+    for make, expected in ((up, 1), (up, 2), (down, 1)):
+        step = make()
+        step.fn.__qualname__ = "step"
+        cpu.launch(step_kernel, (1,), {"out": out, "STEP": step})
         assert out.item() == expected
+
+
+def test_mistakes_at_a_launch():
+    out = torch.zeros(1, dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"a grid is one to three numbers, not \(\)"):
+        cpu.launch(step_kernel, (), {"out": out, "STEP": up()})
+    with pytest.raises(TypeError, match=r"kernel\[grid\]"):
+        tuned = triton.autotune([triton.Config({})], key=[])(step_kernel)
+        cpu.launch(tuned, (1,), {"out": out, "STEP": up()})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"out: a kernel cannot take a ndarray.*torch\.from_numpy"):
+        cpu.launch(step_kernel, (1,), {"out": out.numpy(), "STEP": up()})

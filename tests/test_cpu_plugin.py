@@ -261,6 +261,37 @@ def test_overlapping_arguments_are_read_first():
 # ---- errors and texts ------------------------------------------------------------------------------------------------
 
 
+@triton.jit
+def barrier(count_ptr, out_ptr, N: tl.constexpr):
+    i = tl.program_id(0)
+    tl.store(out_ptr + i, i)
+    tl.atomic_add(count_ptr, 1)
+    while tl.atomic_add(count_ptr, 0) < N:
+        pass
+    tl.store(out_ptr + N + i, tl.load(out_ptr + (i + 1) % N))
+
+
+def test_programs_that_all_wait_for_all():
+    """As many as there are threads; of more a cooperative launch says so, instead of waiting without end."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        out = torch.zeros(6, dtype=torch.int32)
+        barrier[(3,)](torch.zeros(1, dtype=torch.int32), out, N=3, launch_cooperative_grid=True)
+        assert out.tolist() == [0, 1, 2, 1, 2, 0]
+        with pytest.raises(RuntimeError, match=r"4 programs .* torch has 3: .*set_num_threads"):
+            barrier[(4,)](torch.zeros(1, dtype=torch.int32), out, N=3, launch_cooperative_grid=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_target_that_is_no_cpu_of_ours():
+    types = {"x_ptr": "*i32", "y_ptr": "*i32", "out_ptr": "*i32", "n": "i32", "BLOCK": "constexpr"}
+    source = triton.compiler.ASTSource(add, types, {"BLOCK": 16})
+    with pytest.raises(ValueError, match=r"x86-64-v4, with \+features, not 'z80'"):
+        triton.compile(source, target=GPUTarget("cpu", "z80", 1))
+
+
 def test_asserts_are_for_debugging():
     x = torch.arange(16)
     checked[(1,)](x, 5, BLOCK=16)  # as everywhere in Triton

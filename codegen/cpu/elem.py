@@ -17,7 +17,7 @@ from ..ttir import Op
 from . import casts, integers, libdevice, vmath
 from .build import WIDTH, Builder, Value, is_float
 from .casts import held
-from .errors import CannotCompile
+from .errors import REFUSED, CannotCompile
 
 __all__ = ["apply", "constant", "cost", "held", "is_elementwise"]
 
@@ -215,7 +215,7 @@ def apply(b: Builder, op: Op, sources: Sequence[str], target: str, operands: Seq
         return integers.apply(b, name, *operands)
     if name in _OTHER:
         return _OTHER[name](b, op, sources, target, *operands)
-    raise CannotCompile("it has no meaning on a CPU; write it with other operations", op)
+    raise CannotCompile(REFUSED.get(name, "it has no meaning on a CPU; write it with other operations"), op)
 
 
 _COSTS = {

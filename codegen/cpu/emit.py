@@ -123,8 +123,8 @@ class Emitter:
                        self.scratch, facts.disjoint, self.elements())  # fmt: skip
 
     def elements(self) -> int:
-        """The largest tensor's; of a kernel with loops, whose rounds are not known, very many."""
-        if any(node.name in ("scf.for", "scf.while") for node in self.facts.nodes):
+        """The largest tensor's; of a kernel with loops, whose rounds are not known, or that waits, very many."""
+        if any(node.name in ("scf.for", "scf.while", "tt.atomic_poll") for node in self.facts.nodes):
             return 1 << 31
         return max((math.prod(v.shape) for node in self.facts.nodes for v in node.results), default=1)
 

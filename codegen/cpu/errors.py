@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from ..ttir import Op
 
-__all__ = ["CannotCompile"]
+__all__ = ["REFUSED", "CannotCompile"]
+
+
+REFUSED = {
+    "tt.elementwise_inline_asm": "PTX is for a GPU; write it with Triton's own operations, or choose by a constexpr",
+}  # what is never there, and the way out
 
 
 class CannotCompile(RuntimeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import triton.language as tl
@@ -20,10 +20,10 @@ __all__ = ["CannotCompile", "Kernel", "kernel_of", "launch"]
 
 
 def launch(
-    fn: JITFunction, grid: tuple[int, int, int], args: Mapping[str, object], *,
+    fn: JITFunction, grid: tuple[int, ...], args: Mapping[str, object], *,
     signature: Mapping[str, str] | None = None, threads: int | None = None,
 ) -> None:  # fmt: skip
-    """Run every program of `grid` on CPU tensors, natively, on torch's threads or so many.
+    """Run every program of `grid`, of one to three numbers, on CPU tensors, natively, on torch's threads or so many.
 
     `args` holds the arguments by parameter name: CPU tensors of any strides (the kernel receives their address), ints,
     floats, bools, None, and the values of the constexpr parameters. Integers are typed as Triton's launcher types them
@@ -33,11 +33,18 @@ def launch(
     AssertionError where `tl.device_assert` fails, CannotCompile for an operation that the target lacks, and whatever
     Triton's front end raises for a kernel it rejects.
     """
+    if not isinstance(fn, JITFunction):
+        raise TypeError(
+            f"launch takes a @triton.jit function, not {fn!r}: give its `.fn`, with what the decorators around it "
+            "would choose, or launch it as kernel[grid](...)"
+        )
+    if not isinstance(grid, Sequence) or not 1 <= len(grid) <= 3:
+        raise TypeError(f"a grid is one to three numbers, not {grid!r}")
     bound = bind(fn, args)
     text = signature_of(fn, bound, signature)
     kernel = kernel_of(fn, text, {name: value for name, value in bound.items() if name not in text})
     values = [value for name, value in bound.items() if name in text]
-    kernel(values, grid, threads)
+    kernel(values, (*grid, 1, 1)[:3], threads)
 
 
 _known: weakref.WeakKeyDictionary[JITFunction, dict[Any, Kernel]] = weakref.WeakKeyDictionary()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .analysis import axis_of
 from .build import Value
-from .errors import CannotCompile
+from .errors import REFUSED, CannotCompile
 from .program import Node, Val
 from .sinks import Save, Sink
 from .values import Buffer, Index, rows_of
@@ -21,7 +21,7 @@ def write(em: Emitter, node: Node) -> None:
     """Writes an operation that none of the others is. Raises CannotCompile for one that is not known."""
     known = _WRITERS.get(node.name)
     if known is None:
-        raise CannotCompile(_REFUSED.get(node.name, "the CPU target does not have it"), node.op)
+        raise CannotCompile(REFUSED.get(node.name, "the CPU target does not have it"), node.op)
     known(em, node)
     em.done.add(node)
 
@@ -89,6 +89,3 @@ def _gather(em: Emitter, node: Node) -> None:
 
 
 _WRITERS = {"tt.join": _join, "tt.split": _split, "tt.cat": _cat, "tt.gather": _gather}
-_REFUSED = {
-    "tt.elementwise_inline_asm": "PTX is for a GPU; write it with Triton's own operations, or choose by a constexpr",
-}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class CPUOptions:
     """What may be given at a launch beside the kernel's arguments.
 
-    Of these only the ones in `_MATTER` change the code; the others are there so that kernels written for a GPU run as
-    they are. Products and sums are never fused into one rounding, whatever `enable_fp_fusion` says.
+    Of these only the ones in `_MATTER` change the code or its launches; the others are there so that kernels written
+    for a GPU run as they are. Products and sums are never fused into one rounding, whatever `enable_fp_fusion` says.
     """
 
     debug: bool = False
@@ -57,7 +57,7 @@ class CPUOptions:
 
 _MATTER = (
     "debug", "sanitize_overflow", "ir_override", "supported_fp8_dtypes", "default_dot_input_precision",
-    "allowed_dot_input_precisions", "max_num_imprecise_acc_default",
+    "allowed_dot_input_precisions", "max_num_imprecise_acc_default", "launch_cooperative_grid",
 )  # fmt: skip
 _NAMES = frozenset(each.name for each in fields(CPUOptions))
 
@@ -109,11 +109,13 @@ class CPUBackend(BaseBackend):
         return cache.packed(compiler.linked(mlir, self._machine()), made)
 
     def _machine(self) -> Machine:
-        from ..machine import Machine, host
+        from ..machine import LEVELS, Machine, host
 
         if not self.target.arch:  # torch.compile names none
             return host()
         cpu, plus, features = str(self.target.arch).partition("+")
+        if cpu not in LEVELS:
+            raise ValueError(f"a target's CPU is one of {', '.join(LEVELS)}, with +features, not {self.target.arch!r}")
         return Machine(cpu, plus + features)
 
     def pack_metadata(self, metadata: Any) -> tuple[()]:

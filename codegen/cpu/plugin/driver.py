@@ -164,12 +164,15 @@ class Launcher:
 
     def __init__(self, src: Any, metadata: Any) -> None:
         self.names = [str(name) for name in src.signature]
+        self.at_once = bool(getattr(metadata, "launch_cooperative_grid", False))
         self.values = _taken(tuple(src.signature.values()))
 
     def __call__(
         self, grid_x: int, grid_y: int, grid_z: int, stream: int, function: Any, packed: Any, launch_metadata: Any,
         enter: Any, leave: Any, *args: Any,
     ) -> None:  # fmt: skip
+        if self.at_once:
+            _check_cooperative(grid_x * grid_y * grid_z)
         if enter is not None:
             enter(launch_metadata)
         try:
@@ -186,6 +189,17 @@ class Launcher:
             if tensor is not None and _holds(arg, tensor):
                 return type(error)(tensor, name)
         return error
+
+
+def _check_cooperative(programs: int) -> None:
+    """Programs of a cooperative grid may all wait for each other: each needs a thread."""
+    import torch
+
+    if programs > (threads := torch.get_num_threads()):
+        raise RuntimeError(
+            f"a cooperative grid of {programs} programs needs as many threads, and torch has {threads}: launch fewer "
+            "(`multiprocessor_count` says how many), or call torch.set_num_threads"
+        )
 
 
 def _holds(arg: Any, tensor: Any) -> bool:
