@@ -19,6 +19,8 @@ if torch.cuda.is_available():
 liger = pytest.importorskip("liger_kernel.ops")
 dyt = pytest.importorskip("liger_kernel.ops.dyt")
 
+pytestmark = pytest.mark.sample
+
 SHAPES = [(1, 5), (7, 300), (2, 3, 64), (5, 1025)]
 
 
