@@ -10,6 +10,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 
 # The CPU target's own tests, which every supported Triton has to pass: all cases, of which `make test` has a sample.
 TRITONS := 3.6.0 3.7.0 3.8.0 3.9.0
+CASES := --all
 CPU_TESTS := tests/test_cpu*.py tests/test_ttir_fuzz.py
 
 .PHONY: help test tritons quick check lint golden gpu sweep demo clean
@@ -32,7 +33,7 @@ tritons: $(TRITONS:%=triton-%)
 
 triton-%: $(VENV)/triton-%/ready
 	@echo "Triton $*"
-	@PYTHONPATH=$(VENV)/triton-$* $(PYTEST) $(PARALLEL) --all -m "not sweep" $(CPU_TESTS)
+	@PYTHONPATH=$(VENV)/triton-$* $(PYTEST) $(PARALLEL) -m "not sweep" $(CASES) $(CPU_TESTS)
 
 quick: $(VENV)/ready
 	@$(PYTEST) $(PARALLEL) -m "not slow and not sweep and not sample" --hypothesis-profile=quick
