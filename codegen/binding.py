@@ -59,8 +59,8 @@ def argument_type(name: str, value: object) -> str:
     if isinstance(value, float):
         return "fp32"
     raise TypeError(
-        f"{name}: a kernel cannot take a {type(value).__name__}: give a tensor (torch.from_numpy makes one of an "
-        "array) or a number, or mark the parameter tl.constexpr"
+        f"{name}: a kernel cannot take a {type(value).__name__}; mark the parameter tl.constexpr, or give a tensor "
+        "(torch.from_numpy makes one of an array) or a number"
     )
 
 

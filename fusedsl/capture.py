@@ -367,13 +367,13 @@ def _filled(cell: types.CellType) -> bool:
 @lru_cache(maxsize=256)
 def _names_from(kind: type, method: str) -> frozenset[str]:
     """The attributes that a method of a class names, and the methods of the class that those name."""
-    names, todo = {method}, [method]
-    for each in todo:  # the list grows
+    names, queue = {method}, [method]
+    for each in queue:  # the list grows
         function = vars(kind).get(each)
         if isinstance(function, types.FunctionType):
             new = reading(function.__code__).attributes - names
             names |= new
-            todo += sorted(new)
+            queue += sorted(new)
     return frozenset(names)
 
 

@@ -248,6 +248,12 @@ class Float(StrEnum):
     f32, f16, bf16 = "f32", "f16", "bf16"
 
 
+def _torch_dtypes(names: Iterable[Float]) -> list[Any]:
+    from .types import dtype
+
+    return [dtype(name.value).torch for name in names]
+
+
 @bench.command()
 def gpu(
     names: Annotated[list[str] | None, typer.Argument(help="Of these workloads only.")] = None,
@@ -269,7 +275,7 @@ def gpu(
         raise typer.BadParameter("there is no GPU here; `fusedsl bench workloads` and `peers` need none")
     for line in gpu_bench.host_lines(compiled):  # first: once a profiler has counted launches, each takes longer
         typer.echo(line)
-    _rows(gpu_bench.HEAD, gpu_bench.rows(names or (), [gpu_bench.DTYPES[each.value] for each in dtype], compiled))
+    _rows(gpu_bench.HEAD, gpu_bench.rows(names or (), _torch_dtypes(dtype), compiled))
 
 
 class Peer(StrEnum):
@@ -328,7 +334,7 @@ def inductor(
         if name not in cpu_table.CHAINS:
             raise typer.BadParameter(f"there is no chain {name}; there are {', '.join(cpu_table.CHAINS)}")
     torch.set_num_threads(threads or torch.get_num_threads())
-    _rows(cpu_table.HEAD, cpu_table.rows(names or (), [each.value for each in dtype], compiled, small))
+    _rows(cpu_table.HEAD, cpu_table.rows(names or (), _torch_dtypes(dtype), compiled, small))
 
 
 # ---- what a user names -----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ Call = Callable[[], Any]
 
 ROUNDS, SECONDS, CALLS = 5, 0.25, 200  # of a row; of a round, at least one call each; at most in a round
 MIB = 1 << 20
-HALVES = (torch.float16, torch.bfloat16)
+HALVES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -226,10 +226,9 @@ class Chain:
     def halves(self, name: str) -> Iterator[Race]:
         """The same in half precision, which should take no longer than in full."""
         whole = run_into(self.fused, self.args, self.outputs())
-        for dtype in HALVES:
+        for dtype, short in HALVES.items():
             args = tuple(x.to(dtype) if x.is_floating_point() else x for x in self.args)
-            title = f"{name} {'bf16' if dtype is torch.bfloat16 else 'fp16'}"
-            yield Chain(self.function, args).given(title, Rival("ours in fp32", whole, bar=1.0))
+            yield Chain(self.function, args).given(f"{name} {short}", Rival("ours in fp32", whole, bar=1.0))
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -327,12 +326,12 @@ def _matmul(size: int) -> Iterator[Race]:
     c, d = torch.zeros(2, size, size)
     theirs = Rival("torch.mm(out=)", lambda: torch.mm(a, b, out=d), bar=0.9, stretch=1.0)
     yield Race(f"matmul {size}", "given", lambda: kernels.matmul(a, b, c), (theirs,))
-    for dtype, bar in ((torch.bfloat16, 0.9), (torch.int8, 1.0)):
-        x, y = (a * 8).to(dtype), (b * 8).to(dtype)
-        z = torch.zeros(size, size, dtype=torch.int32 if dtype == torch.int8 else torch.float32)
+    for name, dtype, sums, bar in (
+        ("bf16", torch.bfloat16, torch.float32, 0.9), ("int8", torch.int8, torch.int32, 1.0)
+    ):  # fmt: skip
+        ours = functools.partial(kernels.matmul, (a * 8).to(dtype), (b * 8).to(dtype), c.to(sums))
         floats = Rival("ours in fp32", lambda: kernels.matmul(a, b, c), bar=bar)
-        name = f"matmul {size} {str(dtype).removeprefix('torch.').replace('bfloat', 'bf')}"
-        yield Race(name, "given", functools.partial(kernels.matmul, x, y, z), (floats,))
+        yield Race(f"matmul {size} {name}", "given", ours, (floats,))
 
 
 def attention(sizes: Sizes) -> Iterator[Race]:

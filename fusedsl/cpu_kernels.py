@@ -118,15 +118,15 @@ def matmul(
 @functools.cache
 def _matmul(dtypes: tuple[torch.dtype, ...], tile: tuple[int, int, int], even: bool) -> Kernel:
     constants = dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_K"), tile, strict=True)) | {"BAND": 4, "EVEN": even}
-    return _kernel(matmul_kernel, dtypes, constants)
+    return _kernel(matmul_kernel, dtypes, ["i32"] * 6, constants)
 
 
-def _kernel(fn: JITFunction, dtypes: Sequence[torch.dtype], constants: Mapping[str, int]) -> Kernel:
-    """For pointers to these types; whatever else is no constant is an i32, and `scale` an f32."""
+def _kernel(
+    fn: JITFunction, dtypes: Sequence[torch.dtype], numbers: Sequence[str], constants: Mapping[str, int]
+) -> Kernel:
+    """For pointers to these types, then numbers of those."""
     names = [name for name in fn.arg_names if name not in constants]
-    kinds = {name: "fp32" if name == "scale" else "i32" for name in names}
-    pointers = {name: pointer_to(dtype) for name, dtype in zip(names, dtypes, strict=False)}
-    return kernel_of(fn, kinds | pointers, constants)
+    return kernel_of(fn, dict(zip(names, [*map(pointer_to, dtypes), *numbers], strict=True)), constants)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, block: int = 256) -> None:
@@ -140,7 +140,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tens
 
 @functools.cache
 def _attention(dtypes: tuple[torch.dtype, ...], dim: int, block: int) -> Kernel:
-    return _kernel(attention_kernel, dtypes, {"DIM": dim, "BLOCK_M": block, "BLOCK_N": block})
+    return _kernel(attention_kernel, dtypes, ["i32", "fp32"], {"DIM": dim, "BLOCK_M": block, "BLOCK_N": block})
 
 
 def quantize(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,4 +169,5 @@ def gemv(words: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, out: torch.T
 
 @functools.cache
 def _gemv(dtypes: tuple[torch.dtype, ...], rows: int, groups: int) -> Kernel:
-    return _kernel(gemv_kernel, dtypes, {"ROWS": rows, "GROUPS": groups, "LANES": LANES, "NIBBLES": NIBBLES})
+    constants = {"ROWS": rows, "GROUPS": groups, "LANES": LANES, "NIBBLES": NIBBLES}
+    return _kernel(gemv_kernel, dtypes, [], constants)

@@ -21,7 +21,6 @@ Call = Callable[[], Any]
 
 ROUNDS, WARM, REPEAT = 3, 5, 25  # of a row; milliseconds of a round
 HEAD = ["workload          ", "dtype   ", "us      ", "of copy", "eager   ", "compile ", "launches", "theirs"]
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 def rows(names: Sequence[str], dtypes: Sequence[torch.dtype], compiled: bool = True) -> Iterator[list[str]]:

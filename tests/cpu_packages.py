@@ -1,4 +1,4 @@
-"""What the tests of other people's kernels share: a computer without a GPU, and how near a result has to be."""
+"""What the tests of other people's kernels share: quick tuners, and how near a result has to be."""
 
 import contextlib
 import time
@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 import torch
 import triton
-from triton.runtime import driver
-
-from fusedsl.codegen.cpu.plugin.driver import CPUDriver
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -23,16 +20,11 @@ def timed_once(call: Callable[[], Any], *args: Any, quantiles: Any = None, **oth
 
 
 @contextlib.contextmanager
-def without_gpu() -> Iterator[pytest.MonkeyPatch]:
-    """The driver that a computer without a GPU has anyway."""
-    before = driver._active
-    driver.set_active(CPUDriver())  # pyright: ignore[reportArgumentType]
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(triton.testing, "do_bench", timed_once)
-            yield patch
-    finally:
-        driver._active = before
+def tuned_once() -> Iterator[pytest.MonkeyPatch]:
+    """Tuners time every configuration once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.testing, "do_bench", timed_once)
+        yield patch
 
 
 def assert_near(

@@ -16,14 +16,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusedsl.codegen.cpu.machine import host
-from fusedsl.errors import UnsupportedDevice
-from tests.cpu_packages import FLOATS, assert_near, exact, without_gpu
+from tests.cpu_packages import FLOATS, assert_near, exact, tuned_once
 
-try:
-    host()
-except UnsupportedDevice:
-    pytest.skip("there is no CPU target here", allow_module_level=True)
 if torch.cuda.is_available():
     pytest.skip("flag_gems looks for a GPU and would run on it", allow_module_level=True)
 for package in ("flag_gems", "sqlalchemy"):
@@ -98,8 +92,8 @@ def told_of_the_cpu(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def gems(tmp_path_factory):
-    with without_gpu() as patch, told_of_the_cpu(patch, tmp_path_factory.mktemp("flag_gems")) as ops:
+def gems(cpu_driver, tmp_path_factory):
+    with tuned_once() as patch, told_of_the_cpu(patch, tmp_path_factory.mktemp("flag_gems")) as ops:
         yield ops
 
 

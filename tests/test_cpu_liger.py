@@ -5,14 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedsl.codegen.cpu.machine import host
-from fusedsl.errors import UnsupportedDevice
-from tests.cpu_packages import FLOATS, assert_near, assert_same_with_gradients, without_gpu
+from tests.cpu_packages import FLOATS, assert_near, assert_same_with_gradients, tuned_once
 
-try:
-    host()
-except UnsupportedDevice:
-    pytest.skip("there is no CPU target here", allow_module_level=True)
 if torch.cuda.is_available():
     pytest.skip("Liger looks for a GPU and would take its settings", allow_module_level=True)
 
@@ -25,8 +19,8 @@ SHAPES = [(1, 5), (7, 300), (2, 3, 64), (5, 1025)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def computer():
-    with without_gpu() as patch:
+def computer(cpu_driver):
+    with tuned_once() as patch:
         # DyT's backward asks for the number of multiprocessors, and knows no CPU. What it asks Triton's driver for on
         # an NPU has a default, so that path needs nothing else.
         patch.setattr(dyt, "infer_device", lambda: "npu")

@@ -1,6 +1,5 @@
 """Kernels of every kind for CPUs that are not this one: for older ones they run here, for AVX-512 they compile."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +8,7 @@ from fusedsl.codegen.binding import bind, signature_of
 from fusedsl.codegen.cpu import toolchain
 from fusedsl.codegen.cpu.compiler import module
 from fusedsl.codegen.cpu.kernel import Kernel
-from fusedsl.codegen.cpu.machine import AVX512, Machine
+from fusedsl.codegen.cpu.machine import AVX512, LEVELS, Machine, host
 from fusedsl.codegen.ttir import ttir_of
 from tests import test_cpu_language_blocks as blocks
 from tests import test_cpu_language_elementwise as elementwise
@@ -100,11 +99,11 @@ def launched(name, machine):
 
 @pytest.mark.parametrize("machine", OLDER, ids=lambda each: f"{each.cpu}{each.features}")
 @pytest.mark.parametrize("name", LAUNCHES)
-def test_older_machines(name, machine, request):
+def test_older_machines(name, machine):
     """What they leave is what this one leaves, within the roundings that a fused operation spares."""
     if not _runs(machine):
         pytest.skip("not on this CPU")
-    for found, wanted in zip(launched(name, machine), launched(name, _host()), strict=True):
+    for found, wanted in zip(launched(name, machine), launched(name, host()), strict=True):
         if found.dtype.kind in "iub":
             np.testing.assert_array_equal(found, wanted)
         else:
@@ -112,15 +111,8 @@ def test_older_machines(name, machine, request):
             np.testing.assert_allclose(found.astype(float), wanted.astype(float), rtol=loose, atol=loose)
 
 
-def _host():
-    from fusedsl.codegen.cpu.machine import host
-
-    return host()
-
-
 def _runs(machine):
-    here = _host()
-    levels = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+    here, levels = host(), list(LEVELS)
     known = all(here.has(each.removeprefix("+")) for each in machine.features.split(",") if each)
     return levels.index(here.cpu) >= levels.index(machine.cpu) and known
 

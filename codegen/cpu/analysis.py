@@ -8,7 +8,7 @@ for its sinks unless something may write to the same memory in between; then it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +18,11 @@ from .program import Node, Program, Val
 VIEWS = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.unsplat")
 _LEAVES = ("tt.make_range", "arith.constant", "ub.poison")
 DEAR = 8  # instructions from which a value is kept rather than computed again
-ATOMICS = ("tt.atomic_rmw", "tt.atomic_cas", "tt.atomic_load", "tt.atomic_store", "tt.atomic_poll")
+_BOTH = ("tt.atomic_rmw", "tt.atomic_cas")
+_LOADS = ("tt.load", "tt.atomic_load", "tt.atomic_poll", *_BOTH)
+_STORES = ("tt.store", "tt.atomic_store", *_BOTH)
+ATOMICS = (*_BOTH, "tt.atomic_load", "tt.atomic_store", "tt.atomic_poll")
 WRITES = ("tt.store", *ATOMICS)  # where later reads may find something new
-_READS_ONLY = ("tt.load", "tt.atomic_load", "tt.atomic_poll")
 _THROUGH = ("tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.bitcast", "tt.reshape")
 
 
@@ -214,14 +216,16 @@ class Analysis:
     @cached_property
     def written(self) -> tuple[int, ...]:
         """The arguments that are stored through."""
-        writers = [n for n in self.writers if n.name not in _READS_ONLY]
-        return tuple(sorted({b for n in writers if (b := self.base(n.operands[0])) is not None}))
+        return self._bases_of(_STORES)
 
     @cached_property
     def accessed(self) -> tuple[int, ...]:
         """The arguments that are loaded from."""
-        loads = [n for n in self.nodes if n.name == "tt.load" or (n.name in ATOMICS and n.name != "tt.atomic_store")]
-        return tuple(sorted({b for n in loads if (b := self.base(n.operands[0])) is not None}))
+        return self._bases_of(_LOADS)
+
+    def _bases_of(self, names: Sequence[str]) -> tuple[int, ...]:
+        accesses = [node for node in self.nodes if node.name in names]
+        return tuple(sorted({b for node in accesses if (b := self.base(node.operands[0])) is not None}))
 
 
 def axis_of(node: Node) -> int:

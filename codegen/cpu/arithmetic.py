@@ -7,7 +7,7 @@ change in a loop stands before it, and equal operations are one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -293,7 +293,8 @@ class Arithmetic:
     def fence(self, a: Value) -> Value:
         """The float itself, of which LLVM does not know where it comes from."""
         types = f" : ({a.type}) -> {a.type}"
-        return self.pure('llvm.call_intrinsic "llvm.arithmetic.fence"({})', (a,), a.el, a.lanes, types)
+        fenced = self.pure('llvm.call_intrinsic "llvm.arithmetic.fence"({})', (a,), a.el, a.lanes, types)
+        return replace(fenced, short=a.short)
 
     def call(self, function: str, operands: Sequence[Value], el: str, lanes: int | None) -> Value:
         """A function of the module without effects."""
@@ -349,8 +350,6 @@ def _is_short(op: str, operands: Sequence[Value], el: str) -> bool:
         return (operands[1].constant or 0) >= 16
     if name == "arith.bitcast" and not is_float(el):
         return False
-    if "llvm.arithmetic.fence" in op:
-        return operands[0].short
     return name in _KEEP_SHORT and all(value.short for value in operands if value.el != "i1")
 
 

@@ -114,10 +114,8 @@ def _poll(b: Builder, spot: Value, expected: Value, deadline: Value | None) -> V
 
     def test() -> tuple[Value, list[Value]]:
         there = b.cmpi("eq", b.atomic_load(spot, expected.el), expected)
-        if deadline is None:
-            return b.not_(there), [there]
-        late = deadline
-        return b.branch(there, lambda: [b.const(0, "i1")], lambda: [b.cmpi("ult", _now(b), late)])[0], [there]
+        in_time = lambda: [b.const(1, "i1") if deadline is None else b.cmpi("ult", _now(b), deadline)]
+        return b.branch(there, lambda: [b.const(0, "i1")], in_time)[0], [there]
 
     def wait(there: Value) -> list[Value]:
         b.functions["sched_yield"] = "llvm.func @sched_yield() -> i32"

@@ -453,14 +453,14 @@ class Emitter:
         """Values that the nest computes at some cost and that later sinks need too."""
         kept: list[Sink] = []
         shape = sinks[0].shape
-        todo = [val for sink in sinks for val in sink.inputs()]
+        queue = [val for sink in sinks for val in sink.inputs()]
         seen = {sink.becomes for sink in sinks if isinstance(sink, Save)}
         for sink in sinks:
             if isinstance(sink, SaveAll):  # the end of a region: nothing else comes
                 seen.update(val for val, _ in sink.pairs)
-                todo += [v for val, _ in sink.pairs if val.node is not None for v in val.node.operands]
-        while todo:
-            val = todo.pop()
+                queue += [v for val, _ in sink.pairs if val.node is not None for v in val.node.operands]
+        while queue:
+            val = queue.pop()
             if val in seen or not val.is_tensor or val in self.stored:
                 continue
             seen.add(val)
@@ -470,7 +470,7 @@ class Emitter:
             if val.shape == shape and self.facts.cost(val) >= DEAR and self.facts.sinks(val) - self.done:
                 kept.append(Save(self, val, self.allocate(val.shape, val.type), val))
                 continue
-            todo += node.operands
+            queue += node.operands
         return kept
 
     # -- the rest

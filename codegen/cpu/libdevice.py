@@ -241,7 +241,7 @@ _ROUNDING = {"rn": "roundeven", "rz": "trunc", "rd": "floor", "ru": "ceil"}
 _TO_INTEGER = re.compile(r"(float|double)2(u?)(?:int|u?ll)_(r[nzdu])")
 _FROM_INTEGER = re.compile(r"(u?)(?:int|ll)2(?:float|double)_rn")
 _DIRECTED = re.compile(r"([fd](?:add|sub|mul|div|sqrt|rcp)|fmaf?|double2float)_(r[zdu])")
-_DIRECTED_INTEGER = re.compile(r"(u?)(?:int|ll)2(float|double)_(r[zdu])")
+_DIRECTED_INTEGER = re.compile(r"(u?)(?:int|ll)2(?:float|double)_(r[zdu])")
 _ROUND_TO_I64 = {"llrint": "roundeven", "llround": "round"}
 
 
@@ -259,7 +259,7 @@ def apply(b: Builder, symbol: str, target: str, *operands: Value) -> Value:
         return directed.directed(b, match[1], match[2], rule, *operands)
     if match := _DIRECTED_INTEGER.fullmatch(name):
         convert = "uitofp" if match[1] else "sitofp"
-        number = directed.directed(b, convert, match[3], lambda b, x: b.cast(convert, x, target), first)
+        number = directed.directed(b, convert, match[2], lambda b, x: b.cast(convert, x, target), first)
         return b.intrinsic("fabs", number) if match[1] else number  # a difference of 0, rounded down, is -0
     if name in _BITS:
         return b.bitcast(first, target)

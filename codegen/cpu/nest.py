@@ -223,10 +223,10 @@ class Nest(Evaluator):
     def _comparisons(self, probe: Index) -> Iterator[tuple[Node, Index]]:
         """Comparisons that are masks or conditions of what the sinks evaluate, with the index they are made at."""
         seen: set[tuple] = set()
-        todo = [(val, probe, False) for sink in self.sinks for val in sink.inputs()]
-        todo += [(val, probe, True) for sink in self.sinks for val in sink.masks()]
-        while todo:
-            val, index, is_mask = todo.pop()
+        queue = [(val, probe, False) for sink in self.sinks for val in sink.inputs()]
+        queue += [(val, probe, True) for sink in self.sinks for val in sink.masks()]
+        while queue:
+            val, index, is_mask = queue.pop()
             key = (val, self.pattern(index), is_mask)
             node = val.node
             if key in seen or node is None or val in self.em.stored or not self.em.facts.is_virtual(node):
@@ -238,7 +238,7 @@ class Nest(Evaluator):
             passes = is_mask and (node.name in VIEWS or node.name == "arith.andi")
             for at, (operand, inner) in enumerate(zip(node.operands, self.operands_at(node, index), strict=True)):
                 masks = (node.name == "tt.load" and at == 1) or (node.name == "arith.select" and at == 0)
-                todo.append((operand, inner, masks or passes))
+                queue.append((operand, inner, masks or passes))
 
     def _bound(self, node: Node, index: Index, key: tuple) -> Bound | None:
         predicate = node.op.text.split()[0].rstrip(",")

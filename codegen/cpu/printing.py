@@ -62,7 +62,7 @@ class Line:
         b, element = self.em.b, self.val.element
         if element == "ptr":
             return "%p", b.pointer(value)
-        if casts.is_number(element) or element in casts.SMALL:
+        if casts.is_number(element):
             wide = casts.widen(b, value, element)
             return "%a" if self.hexadecimal else "%f", wide if wide.el == "f64" else b.cast("extf", wide, "f64")
         bits = bits_of(value.el)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .. import cpu_bench
+from .. import cpu_bench, types
 from ..cpu_bench import Call, Timing, take_turns
 from ..errors import BadOption
 from ..workloads import WORKLOADS, Workload
@@ -19,7 +19,6 @@ from .chains import Chain
 from .on_cpu import OnCPU, programs
 from .program import Program
 
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROUNDS, SECONDS = 5, 1.0  # of a row; of a round
 HEAD = ["chain             ", "dtype", "launches", "ms     ", "Triton: launches", "ms     ", "ratio", "spread",
         "first listed: ratio", "spread", "C++: ms", "ratio", "spread"]  # fmt: skip
@@ -36,7 +35,7 @@ def requests(chosen: Sequence[Workload], dtypes: Sequence[torch.dtype], small: b
 
 
 def rows(
-    names: Sequence[str], dtypes: Sequence[str], compiled: bool = True, small: bool = False
+    names: Sequence[str], dtypes: Sequence[torch.dtype], compiled: bool = True, small: bool = False
 ) -> Iterator[list[str]]:
     """A row for each workload (of these names, all if none) and dtype, as soon as it is measured.
 
@@ -47,12 +46,12 @@ def rows(
             raise BadOption(name="chain", rule=f"one of {', '.join(CHAINS)}", got=repr(name))
     chosen = [each for name, each in CHAINS.items() if not names or name in names]
     cases = [(each, dtype) for each in chosen for dtype in dtypes]
-    found = programs(requests(chosen, [DTYPES[dtype] for dtype in dtypes], small))
+    found = programs(requests(chosen, dtypes, small))
     for (workload, dtype), program in zip(cases, found, strict=True):
-        args = workload.args(DTYPES[dtype], "cpu", small)
+        args = workload.args(dtype, "cpu", small)
         chain = cpu_bench.Chain(workload.function, args)
         with torch.no_grad():
-            yield [workload.name, dtype, *_cells(chain, program, compiled, 0.0 if small else SECONDS)]
+            yield [workload.name, types.dtype(dtype).name, *_cells(chain, program, compiled, 0.0 if small else SECONDS)]
 
 
 def _cells(chain: cpu_bench.Chain, program: Program, compiled: bool, seconds: float) -> list[str]:

@@ -13,14 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.runtime.jit import JITFunction
 
+from ..codegen.binding import pointer_to
 from ..codegen.inspect import compile_kernel
 from .launch import Buffer, Launch
 
-TYPES = {
-    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int64: "i64",
-    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "i1",
-    torch.float8_e4m3fn: "fp8e4nv", torch.float8_e5m2: "fp8e5",
-}  # fmt: skip
 OPTIONS = ("num_warps", "num_stages")
 FREE = ("aten::empty", "aten::new_empty", "aten::_local_scalar_dense", "aten::_unsafe_view")  # these launch nothing
 
@@ -36,7 +32,7 @@ class Work:
 def type_of(value: Any) -> str:
     """The Triton type of an argument."""
     if isinstance(value, torch.Tensor):
-        return f"*{TYPES[value.dtype]}"
+        return pointer_to(value.dtype)
     if isinstance(value, bool):
         return "i1"
     if isinstance(value, int):

@@ -164,7 +164,7 @@ class Launcher:
 
     def __init__(self, src: Any, metadata: Any) -> None:
         self.names = [str(name) for name in src.signature]
-        self.at_once = bool(getattr(metadata, "launch_cooperative_grid", False))
+        self.at_once = metadata.launch_cooperative_grid
         self.values = _taken(tuple(src.signature.values()))
 
     def __call__(
