@@ -10,7 +10,7 @@ from fusedsl.index import Atom, Index, Quotient, Remainder, Symbol, Variable, bo
 from fusedsl.kernel import Axis, Kernel
 from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
-from fusedsl.types import DType, f32
+from fusedsl.types import DType, dtype, f32
 
 # Types whose conversion targets lack (sm_80 has no e4m3) or do otherwise than torch (e5m2 goes on to inf): tensors of
 # them are passed as bits, helpers convert.
@@ -189,6 +189,19 @@ class ExprText:
             axes.remove(axis)
         narrow = e.dtype.is_integer and e.dtype.bits < 32  # Triton sums these in 32 bits; ours wrap, as torch's do
         return f"{text}.to(tl.{e.dtype.language})" if narrow else text
+
+    def _dot(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        """Rows by sum times sum by columns; halves as they are, of f32 as torch's setting says."""
+        (summed,) = self.kernel.tiled(e["axes"])
+        texts = []
+        for at, operand in enumerate(e.args[:2]):
+            axes = self.kernel.tiled(operand.free)
+            text = self.value(operand, axes)
+            if not e["precision"].startswith("tf") and operand.dtype.name != e["precision"]:
+                text = f"{text}.to(tl.{dtype(e['precision']).language})"
+            texts.append(f"tl.trans({text})" if axes.index(summed) == at else text)
+        texts += [self.value(before, want) for before in e.args[2:]]
+        return f'tl.dot({", ".join(texts)}, input_precision="{"tf32" if e["precision"] == "tf32" else "ieee"}")'
 
     def _scan(self, e: Expr, want: tuple[Axis, ...]) -> str:
         assert e.op is not None and e.op.scan is not None

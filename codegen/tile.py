@@ -20,7 +20,8 @@ from typing import TypeVar
 
 from fusedsl.index import evaluate
 from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, needs_mask, padded
-from fusedsl.schedule import RESIDENT
+from fusedsl.options import CPU_TARGETS
+from fusedsl.roles import RESIDENT
 
 Made = TypeVar("Made")
 
@@ -76,12 +77,14 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     """The tile sizes for a launch of these sizes."""
     scale = INTERPRETED // CHAIN if target == "interpret" else 1
     cheap = scale > 1 or (_longest(kernel.body) < LONG and all(_is_cheap(s) for s in kernel.statements()))
-    tiles = {a.tile: padded(a.extent) for a in kernel.axes if a.role == "block"}
+    tiles = {a.tile: a.resident for a in kernel.axes if a.role == "block"}
     inner = 1
     for n in tiles.values():
         inner *= n
     grid = [a for a in kernel.axes if a.role == "grid"]
     loops = [a for a in kernel.axes if a.role == "loop"]
+    if kernel.products:
+        return _product(kernel, sizes, target)
     if target == "cpu":
         if tiles or loops:
             _cpu_reduction(kernel, grid, loops, inner, sizes, tiles)
@@ -107,6 +110,25 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         held = STEP_PER_THREAD
     warps = max(1, min(most * WARP // lanes, _floor_power(total // (held * lanes))))
     return Config(tuple(tiles.items()), warps)
+
+
+def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
+    """A kernel of contractions. A tile of rows and columns is as large as accumulators may be, and a loop's as long as a
+    few of them fit the shared memory; with fewer rows than that, a tile of as many."""
+    tiles = {a.tile: a.resident for a in kernel.axes if a.role == "block"}
+    inner = max(tiles.values(), default=1)
+    rows, columns, depth = (256, 256, 256) if target == "cpu" else (128, 128, 64 if kernel.is_half else 32)
+    if target == "interpret":
+        rows, columns, depth = 256, 256, 256
+    grid = [a for a in kernel.axes if a.role == "grid"]
+    for at, axis in enumerate(grid):
+        most = rows if at + 1 < len(grid) or tiles else columns
+        tiles[axis.tile] = max(axis.least, min(most, padded(evaluate(axis.extent, sizes))))
+    for axis in (a for a in kernel.axes if a.role == "loop"):
+        n = evaluate(axis.extent, sizes)
+        tiles[axis.tile] = max(axis.least, min(depth, padded(n) if isinstance(axis.extent, int) else depth))
+    warps = 1 if target in CPU_TARGETS else 8 if math.prod(tiles[a.tile] for a in grid) * inner > 8192 else 4
+    return Config(tuple(tiles.items()), warps, 1 if target in CPU_TARGETS else 3)
 
 
 def _has_steps(kernel: Kernel) -> bool:

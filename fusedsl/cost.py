@@ -19,25 +19,29 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Machine:
-    """A GPU as the cost rule sees it (data sheets; launch: what a launch costs on an idle stream)."""
+    """A GPU as the cost rule sees it (data sheets; flops: of dense products of halves; launch: what a launch costs on an
+    idle stream)."""
 
     name: str
     processors: int
     bytes_per_second: float
+    flops: float
     launch: float = 3e-6  # seconds
 
-    def seconds(self, moved: int, programs: int, launches: int = 1) -> float:
-        """Modelled time: launches, and bytes at the share of the bandwidth that so many programs can draw. About
-        half of the processors saturate the memory, so one draws twice its share."""
+    def seconds(self, moved: int, programs: int, launches: int = 1, flops: int = 0) -> float:
+        """Modelled time: launches, and bytes at the share of the bandwidth that so many programs can draw, or products
+        at that of the processors that they have, whichever takes longer. About half of the processors saturate the
+        memory, so one draws twice its share."""
         share = min(1.0, 2 * max(programs, 1) / self.processors)
-        return launches * self.launch + moved / (self.bytes_per_second * share)
+        busy = min(1.0, max(programs, 1) / self.processors)
+        return launches * self.launch + max(moved / (self.bytes_per_second * share), flops / (self.flops * busy))
 
 
 MACHINES = {
-    "sm_80": Machine("A100", 108, 1.555e12),
-    "sm_90": Machine("H100", 132, 3.35e12),
-    "sm_100": Machine("B200", 148, 8.0e12),
-    "gfx942": Machine("MI300X", 304, 5.3e12),
+    "sm_80": Machine("A100", 108, 1.555e12, 3.12e14),
+    "sm_90": Machine("H100", 132, 3.35e12, 9.9e14),
+    "sm_100": Machine("B200", 148, 8.0e12, 2.25e15),
+    "gfx942": Machine("MI300X", 304, 5.3e12, 1.3e15),
 }
 REFERENCE = MACHINES["sm_90"]  # fusion decisions are the same on every machine
 

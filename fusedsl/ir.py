@@ -341,12 +341,14 @@ class TypeRule:
 class Reduction:
     """A commutative and associative combination. identity(dtype): the value that changes nothing.
     combine: text of {0} combined with {1}; tile: text of {0} reduced along {axis}; prefix: text of {0} combined along
-    {axis} up to each element."""
+    {axis} up to each element. of_products: what is combined are products, whose factors may be rounded as the op's
+    attribute `precision` says: a contraction."""
 
     identity: Callable[[DType], Any]
     combine: str
     tile: str
     prefix: str = ""
+    of_products: bool = False
 
 
 Lowering = Callable[..., Any]
@@ -374,6 +376,7 @@ class Op:
     torch: tuple[str, ...]
     cheap: bool
     jumps: str
+    homogeneous: bool
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -443,6 +446,7 @@ def declare(
     operator: str = "",
     cheap: bool = True,
     jumps: str = "",
+    homogeneous: bool = False,
     source: bool = False,
 ) -> Callable[[Callable[..., Any]], Op]:
     """Declares an op: the function's name is the op's, its body the reference, its docstring the documentation.
@@ -464,6 +468,7 @@ def declare(
     jumps      "values" or "all": its result, a float, jumps where an operand hardly changes, so that it sees operands
                rounded as eager's are, with "all" Python numbers too; where the result is no float this goes without
                saying
+    homogeneous  f(c x) = c f(x) for every positive c: a factor of a row passes through it
     source     it has no operands that tell its type: whoever makes the node says the type
 
     Raises TypeError at import where the declaration contradicts itself.
@@ -488,6 +493,7 @@ def declare(
         op = Op(
             name, function, inspect.cleandoc(function.__doc__), signature, operands, variadic, rules, type, triton,
             index, reduction, scan, lower, expand, domain, tuple(torch), cheap, jumps,
+            homogeneous,
         )  # fmt: skip
         OPS[name] = op
         if operator:

@@ -23,6 +23,12 @@ from .types import DType
 Role = Literal["one", "grid", "loop", "step", "block"]
 
 
+def padded(extent: Index) -> int:
+    """The power of two that holds a known extent."""
+    assert isinstance(extent, int)
+    return 1 << max(0, extent - 1).bit_length()
+
+
 @dataclass(frozen=True)
 class Axis:
     """One index of the iteration space."""
@@ -31,6 +37,7 @@ class Axis:
     role: Role
     name: str
     wide: bool = False  # computed in 64 bits
+    least: int = 1  # the smallest tile that it may have
 
     @property
     def extent(self) -> Index:
@@ -44,6 +51,11 @@ class Axis:
     def tile(self) -> str:
         """The name of the constexpr that holds its tile size."""
         return f"BLOCK_{self.name.upper()}"
+
+    @property
+    def resident(self) -> int:
+        """The tile that holds all of it."""
+        return max(self.least, padded(self.extent))
 
     @property
     def start(self) -> str:
@@ -60,16 +72,10 @@ class Axis:
         return f"{self.name}:{self.role}({self.extent})"
 
 
-def padded(extent: Index) -> int:
-    """The power of two that holds a known extent."""
-    assert isinstance(extent, int)
-    return 1 << max(0, extent - 1).bit_length()
-
-
 def needs_mask(axis: Axis) -> bool:
     """Whether a tile of the axis can reach past its end: tiles are powers of two."""
     if axis.role == "block" or (axis.role == "loop" and isinstance(axis.extent, int)):
-        return padded(axis.extent) != axis.extent
+        return axis.resident != axis.extent
     return axis.role in ("grid", "loop")
 
 
@@ -210,6 +216,7 @@ class Kernel:
     lanes: tuple[Axis, ...] = ()
     cuts: tuple[Cut, ...] = ()
     passes: int = 1
+    written: int = 1  # passes as the user wrote it
     log: tuple[str, ...] = ()
 
     def axis(self, variable: Variable) -> Axis:
@@ -233,6 +240,17 @@ class Kernel:
     @property
     def grid(self) -> tuple[Axis, ...]:
         return tuple(a for a in self.axes if a.role in ("one", "grid"))
+
+    @cached_property
+    def products(self) -> tuple[Expr, ...]:
+        """The products of tiles."""
+        values = [s.value for s in self.statements() if isinstance(s, (Assign, Update))]
+        return tuple(v for v in values if v.kind == "dot")
+
+    @property
+    def is_half(self) -> bool:
+        """Whether all products are of halves."""
+        return all(p["precision"] in ("f16", "bf16") for p in self.products)
 
     @property
     def sizes(self) -> tuple[Symbol, ...]:

@@ -4,6 +4,7 @@ The level of a value with respect to reduced axes is the pass over them that com
 
     a reduction over the axes      its body's level, at least 1
     varies along the axes          the latest of its parts, one more for a part known only after a pass
+    changes in its rounds          the level of the reduction
     does not                       the latest of its parts
 """
 
@@ -47,9 +48,11 @@ def level(e: Expr, nest: Iterable[Variable], memo: dict[Expr, int]) -> int:
         if part in memo:
             continue
         if part.kind == "reduce" and axes & set(part["axes"]):
-            memo[part] = max(1, memo[part.args[0]])
-        elif axes & part.free:
-            memo[part] = max([1, *(memo[c] + (0 if axes & c.free else 1) for c in part.children)])
+            memo[part] = max(1, *(memo[a] for a in part.args))
+        elif axes & part.during and part.kind in ("now", "before"):
+            memo[part] = memo[part.args[0]]
+        elif axes & (part.free | part.during):
+            memo[part] = max([1, *(memo[c] + (0 if axes & (c.free | c.during) else 1) for c in part.children)])
         else:
             memo[part] = max((memo[c] for c in part.children), default=0)
     return memo[e]

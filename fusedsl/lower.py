@@ -156,7 +156,8 @@ class Lowering:
         if node.dtype.is_bool:  # Triton's reductions are over numbers
             number = select(body, constant(1, i32), constant(0, i32))
             return make("nonzero", bool_, (make("reduce", i32, (number,), node.op, axes=bound),))
-        return make("reduce", node.dtype.computed, (body,), node.op, axes=bound)
+        rest_of = {name: value for name, value in node.attrs if name != "dim"}
+        return make("reduce", node.dtype.computed, (body,), node.op, axes=bound, **rest_of)
 
     def _scan(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
         """Read along an axis of its own. Read otherwise (a part of it, backwards), it has to be in memory."""

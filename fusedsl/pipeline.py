@@ -13,8 +13,10 @@ from .ir import Graph, Node, topological
 from .kernel import Buffer, Kernel
 from .lower import Origin, Write, lower
 from .options import Rung, say
+from .levels import passes
+from .passes.cascade import cascade
 from .passes.decompose import decompose
-from .passes.fix_rows import fix_rows
+from .passes.fix_rows import fix_rows, with_sizes
 from .passes.fuse_vertically import Group, Partition, fuse_vertically
 from .passes.merge_axes import merge_axes
 from .passes.simplify import apart, simplify
@@ -24,7 +26,7 @@ from .passes.split_reductions import split_reductions
 from .passes.split_rows import split_rows
 from .passes.still_dims import still_dims
 from .passes.unify_axes import unify_axes
-from .schedule import schedule
+from .schedule import loops_of, schedule
 from .statements import Names
 
 PIPELINE: tuple[Callable[[Graph], Graph], ...] = (simplify, decompose, simplify)
@@ -72,14 +74,22 @@ class Specialised:
 
 
 def specialise(
-    graph: Graph, sizes: Mapping[str, int], safe: bool = False, refused: Mapping[frozenset[Node], str] | None = None
+    graph: Graph,
+    sizes: Mapping[str, int],
+    safe: bool = False,
+    refused: Mapping[frozenset[Node], str] | None = None,
+    exact: Mapping[str, int] | None = None,
 ) -> Specialised:
     """The launches of a graph for sizes like these. safe: a launch per reduction and output. refused: see
-    fuse_vertically."""
+    fuse_vertically. exact: the sizes of the call, where others stand for them."""
     started = time.perf_counter()
     graph, fixed = fix_rows(graph, sizes)
     graph = simplify(split_reductions(graph, sizes))
     partition = fuse_vertically(graph, sizes, safe, refused)
+    if partition.resident:
+        found = {name: (exact or sizes)[name] for name in sorted(partition.resident)}
+        fixed, graph = fixed | found, simplify(with_sizes(graph, found))
+        partition = fuse_vertically(graph, sizes, safe, refused)
     _report("specialise", started, graph)
     return Specialised(graph, fixed, partition)
 
@@ -96,10 +106,12 @@ def kernel_of(name: str, graph: Graph, group: Group, buffers: Mapping[Node, Buff
     """The kernel of one launch."""
     origin: Origin = {}
     writes = writes_of(group, buffers, eager, origin)
+    before = [passes(writes, nest) for nest in loops_of(writes)]
+    writes, log = cascade(writes, loops_of(writes), origin, eager)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(
         {e: graph.names[n] for e, n in origin.items() if n in graph.names and n not in group.boundary},
         {e: graph.lines[n] for e, n in origin.items() if n in graph.lines},
     )
-    return schedule(name, writes, mine, names)
+    return schedule(name, writes, mine, names, log, max(before, default=1))

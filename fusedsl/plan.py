@@ -67,11 +67,17 @@ class Program:
     """The launches of a graph for one choice of layouts and resident rows, for any other sizes."""
 
     def __init__(
-        self, graph: Graph, sizes: Sizes, inputs: Sequence[Layout], outputs: Sequence[Layout], safe: bool = False
+        self,
+        graph: Graph,
+        sizes: Sizes,
+        inputs: Sequence[Layout],
+        outputs: Sequence[Layout],
+        safe: bool = False,
+        exact: Sizes | None = None,
     ) -> None:
         refused: dict[frozenset[Node], str] = {}
         while True:
-            self.specialised: Specialised = specialise(graph, sizes, safe, refused)
+            self.specialised: Specialised = specialise(graph, sizes, safe, refused, exact)
             self.graph = self.specialised.graph
             self.names = _names(self.graph, self.specialised)
             self.buffers = self._buffers(sizes, inputs, outputs)
@@ -443,6 +449,7 @@ class Planner:
         self.original, self.optimised = original, optimised
         self.programs: dict[tuple, Program] = {}
         self.plans: dict[tuple, Plan] = {}
+        self._resident: dict[tuple, list[str]] = {}
         self.lock = threading.Lock()
         self._called: dict[tuple, Plan] = {}
         self._tensors = [i for i, node in enumerate(original.inputs) if not node.is_number]
@@ -507,10 +514,19 @@ class Planner:
         only on their magnitude, so that a plan never depends on the calls before it, nor a kernel on a batch size."""
         _, fixed = fix_rows(self.optimised, sizes)
         typical = {name: n if name in fixed else 1 << (n - 1).bit_length() for name, n in sizes.items()}
-        key = (tuple(sorted(typical.items())), inputs, outputs, safe)
+        like = (tuple(sorted(typical.items())), inputs, outputs, safe)
+        key = (like, self._resident_sizes(like, sizes))
         if key not in self.programs:
-            self.programs[key] = Program(_held_once(self.optimised, still), typical, inputs, outputs, safe)
+            program = Program(_held_once(self.optimised, still), typical, inputs, outputs, safe, sizes)
+            self._resident[like] = [name for name in program.specialised.fixed if name not in fixed]
+            self.programs[like, self._resident_sizes(like, sizes)] = program
+            return program
         return self.programs[key]
+
+    def _resident_sizes(self, like: tuple, sizes: Sizes) -> tuple[int, ...] | None:
+        """The sizes that are part of the kernels of a program for sizes like these; None before there is one."""
+        names = self._resident.get(like)
+        return None if names is None else tuple(sizes[name] for name in names)
 
     def _output_strides(self, values: Sequence[Any], sizes: Sizes) -> list[tuple[int, ...]]:
         """The strides that eager gives: its own functions run on tensors without memory.

@@ -33,24 +33,30 @@ class Expr:
     less      a < b on indices, args: () or (guard,)                   a, b
     both      args[0] and args[1]
     nonzero   args[0] != 0
-    reduce    args[0] combined over axes                               axes: tuple[Variable]
+    reduce    args[0] combined over axes; with args[1], a loop         axes: tuple[Variable], the op's own
+              multiplies what it has by it before each of its rounds
+    now       what a reduction args[0] comes to after a round of its
+              loop, before: what it came to before that round
     scan      args[0] combined along an axis, up to its index          axes: (Variable,)
     ref       a value that a statement of the kernel has named         name, axes
     inside    whether a tile's index lies within its axis              axis
     spread    args[0] repeated along axes that it does not vary along  axes
     combine   a state args[0] combined with args[1], lane by lane
+    dot       the product of tiles args[0] and args[1], summed over     axes, precision
+              axes, plus args[2]
 
     A guard is the condition under which the value is used: elsewhere nothing is loaded, what is read from memory for an
     index need not be one, and the value is anybody's.
     """
 
-    __slots__ = ("__weakref__", "_attrs", "args", "bound", "children", "dtype", "free", "kind", "op")
+    __slots__ = ("__weakref__", "_attrs", "args", "bound", "children", "dtype", "during", "free", "kind", "op")
     kind: str
     op: Op | None
     args: tuple[Expr, ...]
     dtype: DType  # the type it is computed in
     free: Free  # the axes it varies along
     bound: Free  # the axes that are combined in it
+    during: Free  # the axes of the loops in whose rounds it changes, though it does not vary along them
     children: tuple[Expr, ...]  # its arguments, and the values its indices read
 
     _table: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
@@ -85,7 +91,7 @@ def make(kind: str, dtype: DType, args: tuple[Expr, ...] = (), op: Op | None = N
             found = object.__new__(Expr)
             found.kind, found.dtype, found.args, found.op, found._attrs = kind, dtype, args, op, frozen
             found.children = (*args, *(atom.expr for index in indices(found) for atom in loaded_in(index)))
-            found.free, found.bound = _free(found), _bound(found)
+            found.free, found.bound, found.during = _free(found), _bound(found), _during(found)
             Expr._table[key] = found
         return found
 
@@ -100,7 +106,7 @@ def _free(e: Expr) -> Free:
         axes |= arg.free
     for index in indices(e):
         axes |= variables(index)
-    if e.kind == "reduce":
+    if e.kind in ("reduce", "dot"):
         axes -= frozenset(e["axes"])
     if e.kind in ("ref", "spread", "scan"):
         axes |= frozenset(e["axes"])
@@ -114,6 +120,15 @@ def _bound(e: Expr) -> Free:
     for child in e.children:
         axes |= child.bound
     return axes
+
+
+def _during(e: Expr) -> Free:
+    if e.kind in ("now", "before"):
+        return frozenset(e.args[0]["axes"])
+    axes = NONE
+    for child in e.children:
+        axes |= child.during
+    return axes - frozenset(e["axes"]) if e.kind == "reduce" else axes
 
 
 def indices(e: Expr) -> tuple[Index, ...]:
@@ -219,7 +234,7 @@ def _substituted(e: Expr, mapping: Mapping[Atom, Index], memo: Mapping[Expr, Exp
     if e.is_fold:
         axes = tuple(dict.fromkeys(v for a in e["axes"] for v in _renamed(a, mapping)))
         assert e.kind == "reduce" or len(axes) == 1, f"the axis of a scan became {axes}"
-        return make(e.kind, e.dtype, args, e.op, axes=axes)
+        return make(e.kind, e.dtype, args, e.op, **{**e.attrs, "axes": axes})
     return e if args == e.args else make(e.kind, e.dtype, args, e.op, **e.attrs)
 
 

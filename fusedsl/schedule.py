@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from .index import Index, Symbol, Variable, atoms, bounds, cdiv, floordiv, free, is_less, replace
+import networkx as nx
+
+from .index import Index, Symbol, Variable, atoms, bounds, cdiv, evaluate, floordiv, free, is_less, replace
 from .ir import Node
 from .kernel import Axis, Buffer, Cut, Kernel, Role, padded, verify
 from .levels import Nest, nests_of, passes
 from .lower import Refusal, Write
+from .products import Product, product_of, products_of
+from .roles import RESIDENT, ROWS, Roles, Sizes, roles_of
 from .scalar import variables, walk
 from .statements import Builder, Names
-
-RESIDENT = 16384  # elements of a tile that one program can keep in registers without spilling, on every target
 
 
 def global_order(writes: Sequence[Write]) -> list[Variable]:
@@ -63,13 +65,39 @@ def _coefficient(offset: Index, axis: Variable) -> Index:
     return replace(offset, {axis: 1}) - replace(offset, {axis: 0})
 
 
-def check(writes: Sequence[Write]) -> None:
-    """Raises Refusal where no kernel can hold these writes."""
+def loops_of(writes: Sequence[Write], sizes: Sizes | None = None) -> list[tuple[Variable, ...]]:
+    """The axes that are walked by loops of the program's own, nest by nest. Raises Refusal."""
+    roles = roles_of(writes, sizes) if products_of(writes) else None
+    resident = _residents(writes, roles)
+    inner = roles.inner if roles is not None else frozenset()
+    folds = [e for e in walk([w.value for w in writes]) if e.kind == "reduce" and e not in inner]
+    return [n for n in nests_of(writes) if not set(n) <= resident and any(set(e["axes"]) & set(n) for e in folds)]
+
+
+def refuse(writes: Sequence[Write], sizes: Sizes | None = None) -> Roles | None:
+    """Raises Refusal where no kernel can hold these writes. Of a kernel with contractions it gives the roles of axes."""
+    roles = roles_of(writes, sizes) if products_of(writes) else None
+    check(writes, roles)
+    refuse_loops_inside(writes, roles)
+    refuse_large_tiles(writes, roles, sizes)
+    return roles
+
+
+def _residents(writes: Sequence[Write], roles: Roles | None) -> set[Variable]:
+    """The axes that are whole in a tile."""
+    if roles is not None:
+        return {axis for axis, role in roles.axes.items() if role == "block"}
+    return {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
+
+
+def check(writes: Sequence[Write], roles: Roles | None = None) -> None:
+    """Raises Refusal where outputs or reductions cannot share programs or loops."""
     reduced = {a for nest in nests_of(writes) for a in nest}
     grids = [frozenset(a for a in w.axes if a not in reduced and a.extent != 1) for w in writes]
-    if any(g != grids[0] for g in grids):
+    if roles is None and any(g != grids[0] for g in grids):
         raise Refusal("the outputs are not over the same programs")
-    for nest in (n for n in nests_of(writes) if not _is_resident(n, writes)):
+    resident = _residents(writes, roles)
+    for nest in (n for n in nests_of(writes) if not set(n) <= resident):
         for e in walk([w.value for w in writes]):
             if e.is_fold and not set(e["axes"]) >= set(nest) and set(e["axes"]) & set(nest):
                 raise Refusal("reductions over some and over all of the same axes")
@@ -81,16 +109,20 @@ def schedule(
     buffers: Mapping[Node, Buffer],
     names: Names | None = None,
     log: Sequence[str] = (),
+    written: int = 1,
 ) -> Kernel:
-    """The kernel of these writes. Raises Refusal where they cannot share one."""
-    check(writes)
-    nests = [Nest(_innermost_last(n, writes, buffers), _is_resident(n, writes)) for n in nests_of(writes)]
-    refuse_loops_inside(writes)
-    refuse_large_tiles(writes)
-    order = global_order(writes)
+    """The kernel of these writes. written: how many passes there were before algebra made them fewer. Raises Refusal
+    where they cannot share one."""
+    roles = refuse(writes)
+    resident = _residents(writes, roles)
+    nests = [Nest(_innermost_last(n, writes, buffers), set(n) <= resident) for n in nests_of(writes)]
+    products = products_of(writes)
+    order = _for_products(global_order(writes), products, writes)
     contiguous = lanes(writes, buffers)
-    axes = _axes(order, nests, writes, contiguous, buffers)
-    builder = Builder(axes, nests, buffers, names or Names())
+    outer = _outer_roles(order, nests, writes, contiguous, buffers) if roles is None else roles.axes
+    chosen = {**outer, **_reduced_roles(nests)}
+    axes = _axes(order, chosen, products, buffers)
+    builder = Builder(axes, nests, buffers, names or Names(), roles.inner if roles is not None else frozenset())
     body = builder.build(writes)
     used = {e["tensor"] for e in walk([w.value for w in writes]) if e.kind == "load"}
     reads = tuple(b for node, b in buffers.items() if node in used)
@@ -98,7 +130,7 @@ def schedule(
     along = tuple(a for a in axes if a.variable in contiguous)
     cuts = tuple(c for c in cuts_of(writes) if builder.axes[c.axis].role in ("grid", "one"))
     count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
-    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, tuple(log)))
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, written, tuple(log)))
 
 
 def _innermost_last(
@@ -148,60 +180,96 @@ def _is_one_loop(nest: Sequence[Variable], pieces: Variable, writes: Sequence[Wr
     return pieces not in nest and not inside
 
 
-def refuse_large_tiles(writes: Sequence[Write]) -> None:
+def refuse_large_tiles(writes: Sequence[Write], roles: Roles | None = None, sizes: Sizes | None = None) -> None:
     """Rows that are resident along several nests at once have to fit the registers together."""
-    resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
+    resident = _residents(writes, roles)
     for e in walk([w.value for w in writes]):
-        axes = e.free | frozenset(e["axes"]) if e.kind == "reduce" else e.free
-        tile = math.prod(padded(a.extent) for a in axes if a in resident)
+        axes = e.free | frozenset(e["axes"]) if e.kind == "reduce" and product_of(e) is None else e.free
+        tile = math.prod(padded(evaluate(a.extent, sizes or {})) for a in axes if a in resident)
         if tile > RESIDENT:
             raise Refusal(f"a tile of {tile} elements does not fit the registers of one program")
 
 
-def refuse_loops_inside(writes: Sequence[Write]) -> None:
-    """A reduction inside the body of another, with the other's axes free in it, has to be resident; so has a scan, but
-    for one along the very axis of the loop; and so has a reduction in what is stored along an axis of a loop."""
-    resident = {a for nest in nests_of(writes) if _is_resident(nest, writes) for a in nest}
+def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> None:
+    """A reduction inside the body of another, with the other's axes free in it, has to be resident, unless it is a loop
+    of its own; so has a scan, but for one along the very axis of the loop; and so has a reduction in what is stored
+    along an axis of a loop."""
+    resident = _residents(writes, roles)
+    inner_loops = roles.inner if roles is not None else frozenset()
     looped = {a for nest in nests_of(writes) for a in nest} - resident
     for w in writes:
         around = looped & set(w.axes)
         for inner in walk([w.value]) if around else ():
-            if inner.kind == "reduce" and inner.free & around and not set(inner["axes"]) <= resident | around:
+            nested = inner.kind == "reduce" and inner.free & around and inner not in inner_loops
+            if nested and not set(inner["axes"]) <= resident | around:
                 raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {sorted(map(repr, around))}")
     for e in walk([w.value for w in writes]):
-        if not e.is_fold:
+        if not e.is_fold or (roles is not None and set(e["axes"]) <= resident):
             continue
         for inner in walk([e.args[0]]):
-            if not inner.is_fold or not (inner.free & set(e["axes"])):
+            if not inner.is_fold or not (inner.free & set(e["axes"])) or inner in inner_loops:
                 continue
             if inner["axes"][0] not in resident and not (inner.kind == "scan" and inner["axes"] == e["axes"]):
                 raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {list(e['axes'])}")
 
 
-def _axes(
+def _reduced_roles(nests: Sequence[Nest]) -> dict[Variable, Role]:
+    return {
+        axis: "block" if nest.resident else "loop" if axis is nest.axes[-1] else "step"
+        for nest in nests
+        for axis in nest.axes
+    }
+
+
+def _outer_roles(
     order: Sequence[Variable],
     nests: Sequence[Nest],
     writes: Sequence[Write],
     contiguous: Mapping[Variable, int],
     buffers: Mapping[Node, Buffer],
-) -> tuple[Axis, ...]:
-    roles: dict[Variable, Role] = {}
-    for nest in nests:
-        for axis in nest.axes:
-            roles[axis] = "block" if nest.resident else ("loop" if axis is nest.axes[-1] else "step")
-    outer = [a for a in order if a not in roles]
+) -> dict[Variable, Role]:
+    """What becomes of the axes that are not reduced, in a kernel without contractions."""
+    outer = [a for a in order if not any(a in nest for nest in nests)]
     tiled = _tiled(outer, contiguous, bool(nests), _reuse(writes, buffers))
-    roles |= {a: ("grid" if a in tiled else "one") for a in outer}
+    return {a: ("grid" if a in tiled else "one") for a in outer}
+
+
+def _axes(
+    order: Sequence[Variable],
+    roles: Mapping[Variable, Role],
+    products: Sequence[Product],
+    buffers: Mapping[Node, Buffer],
+) -> tuple[Axis, ...]:
+    """The axes with names; those of contractions have tiles that a machine's product takes."""
     wide = any(b.wide for b in buffers.values())
     letters = {"grid": "ijlmnpqrs", "one": "ijlmnpqrs", "loop": "kuvw", "step": "kuvw", "block": "kuvw"}
     taken = {b.name for b in buffers.values() if b.number}
     taken |= {s.name for b in buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
+    dotted = {a for p in products for a in (*p.axes, *p.rows, *p.columns)}
     axes = []
     for a in order:
         name = next((c for c in letters[roles[a]] if c not in taken), f"{letters[roles[a]][0]}{len(taken)}")
         taken.add(name)
-        axes.append(Axis(a, roles[a], name, wide))
+        axes.append(Axis(a, roles[a], name, wide, ROWS if a in dotted else 1))
     return tuple(axes)
+
+
+def _for_products(order: list[Variable], products: Sequence[Product], writes: Sequence[Write]) -> list[Variable]:
+    """The order changed as little as need be for every product's tiles to be rows by sum, sum by columns and rows by
+    columns, with what is stored as memory has it; a product for which it cannot be has its tiles transposed."""
+    stored = {v for w in writes for i in w.index for v in variables(i)}
+    order = [a for a in order if a in stored] + [a for a in order if a not in stored]
+    place = {a: n for n, a in enumerate(order)}  # what is stored comes first where nothing else decides
+    graph = nx.DiGraph()
+    graph.add_nodes_from(order)
+    for p in products:
+        first, last = sorted((p.rows, p.columns), key=lambda side: min(place[a] for a in side))
+        edges = [(a, k) for a in first for k in p.axes] + [(k, b) for k in p.axes for b in last]
+        edges = [edge for edge in edges if not graph.has_edge(*edge)]
+        graph.add_edges_from(edges)
+        if not nx.is_directed_acyclic_graph(graph):
+            graph.remove_edges_from(edges)
+    return list(nx.lexicographical_topological_sort(graph, key=place.__getitem__))
 
 
 def _reuse(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> list[frozenset[Variable]]:

@@ -5,15 +5,17 @@ A value is placed in the current pass if it varies along the pass's axes, else r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import Line
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
-from .ir import Node
+from .ir import OPS, Node
 from .kernel import Assign, Axis, Buffer, Check, Loop, State, Statement, Store, Update, needs_mask
 from .levels import Nest, level
 from .lower import Refusal, Write
+from .products import Product, product_of
 from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
 from .types import DType, bool_
 
@@ -64,11 +66,17 @@ class Builder:
     """Places every value in a scope and names it."""
 
     def __init__(
-        self, axes: Sequence[Axis], nests: Sequence[Nest], buffers: Mapping[Node, Buffer], names: Names
+        self,
+        axes: Sequence[Axis],
+        nests: Sequence[Nest],
+        buffers: Mapping[Node, Buffer],
+        names: Names,
+        inner: Collection[Expr] = (),
     ) -> None:
         self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
         self.order = [a.variable for a in axes]
         self.loops = [n for n in nests if not n.resident]
+        self.nests, self.inner = nests, inner
         self.taken = set(RESERVED) | _parameter_names(axes, buffers)
         self.passes: list[Pass] = []
         self.after: list[Scope] = [Scope()]  # after[n]: after pass n
@@ -76,8 +84,16 @@ class Builder:
         self.current: dict[Variable, Scope] = {}  # of the pass being built: the scope inside each of its axes
         self.needs: dict[Expr, int] = {}
         self.checked: set[tuple[Expr, Index, tuple[Expr, ...]]] = set()
+        self.followed: set[Expr] = set()  # reductions that others ask for while the loop runs
+        self.by_rounds = False  # whether what a round adds is reduced at once: beside tiles lanes would take too much
+        self.late: list[Statement] = []  # of the pass being built: what ends a round
+        self.raw: set[Expr] = set()  # loads that only products use, in the type that memory has
 
     def build(self, writes: Sequence[Write]) -> list[Statement]:
+        self.raw = _only_multiplied(writes)
+        exprs = walk([w.value for w in writes])
+        self.followed = {e.args[0] for e in exprs if e.kind in ("now", "before")}
+        self.by_rounds = any(product_of(e) is not None for e in exprs)
         self.passes = self._plan(writes)
         rest = [w for w in writes if not any(w in p.writes for p in self.passes)]
         for number, one in enumerate(self.passes, 1):
@@ -97,7 +113,7 @@ class Builder:
         for nest in self.loops:
             memo: dict[Expr, int] = {}
             for e in order:
-                if e.kind == "reduce" and e["axes"][0] in nest:
+                if e.kind == "reduce" and e["axes"][0] in nest and e not in self.inner:
                     n = level(e, nest.axes, memo)
                     member[e] = found.setdefault((nest, n), Pass(nest, n))
                     member[e].reductions.append(e)
@@ -115,6 +131,7 @@ class Builder:
         self.current = dict(zip(axes, scopes, strict=True))
         self.needs = {}
         self.states = []
+        self.late = []
         finals: list[tuple[Expr, State]] = []
         for r in one.reductions:
             state = self._accumulate(r, scopes[-1])
@@ -122,6 +139,7 @@ class Builder:
             finals.append((r, state))
         for w in one.writes:
             self._store(w, scopes[-1])
+        scopes[-1].statements += self.late
         loop: Statement | None = None
         for axis, scope in reversed(list(zip(axes, scopes, strict=True))):
             body = scope.statements + ([loop] if loop is not None else [])
@@ -136,20 +154,42 @@ class Builder:
             self._finish(r, state, after)
 
     def _accumulate(self, r: Expr, scope: Scope) -> State:
-        """acc = acc combined with the body, lane by lane; the lanes are combined once, after the loop."""
-        identity = _identity(r)
-        body = self._masked(r, self.emit(r.args[0], scope), identity)
-        free = (r.args[0].free | set(r["axes"])) - {a for a in r["axes"] if self.axes[a].role == "step"}
-        axes = self._ordered(free)
+        """acc = acc combined with the body: lane by lane, the lanes combined once, after the loop; a product of tiles,
+        and what others ask for during the loop, as a whole. With a factor, acc is multiplied by it first."""
+        product = self._product(r)
+        whole = product is not None or r in self.followed or self.by_rounds
+        steps = {a for a in r["axes"] if self.axes[a].role == "step"}
+        axes = self._ordered(r.free if whole else (r.args[0].free | set(r["axes"])) - steps)
         name = self._name(r, suffix="_acc")
-        ref = make("ref", r.dtype, name=name, axes=axes)
-        body = self.emit_named(body, scope)
-        scope.statements.append(Update(name, make("combine", r.dtype, (ref, body), r.op), self._line(r)))
-        return State(name, r.dtype, identity, axes)
+        ref: Expr = make("ref", r.dtype, name=name, axes=axes)
+        before = ref
+        if len(r.args) == 2:
+            before = self.emit_named(make("apply", r.dtype, (ref, self.emit(r.args[1], scope)), OPS["mul"]), scope)
+        if product is not None:
+            value = self._dot(product, scope, before)
+        else:
+            identity = _identity(r)
+            body = self.emit_named(self._masked(r, self.emit(r.args[0], scope), identity), scope)
+            if whole:
+                tiled = tuple(a for a in r["axes"] if a not in steps)
+                body = self._spread(r, body, scope)
+                body = self.emit_named(make("reduce", r.dtype, (body,), r.op, axes=tiled), scope) if tiled else body
+            value = make("combine", r.dtype, (before, body), r.op)
+        if r in self.followed:
+            now = self.emit_named(value, scope)
+            scope.memo[make("now", r.dtype, (r,))] = now
+            scope.memo[make("before", r.dtype, (r,))] = ref
+            self.late.append(Update(name, now, self._line(r)))
+        else:
+            scope.statements.append(Update(name, value, self._line(r)))
+        return State(name, r.dtype, _identity(r), axes)
 
     def _finish(self, r: Expr, state: State, scope: Scope) -> None:
         ref = make("ref", r.dtype, name=state.name, axes=state.axes)
-        tiled = tuple(a for a in r["axes"] if self.axes[a].role != "step")
+        tiled = tuple(a for a in r["axes"] if a in state.axes)
+        if not tiled:
+            scope.memo[r] = ref
+            return
         self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=tiled), scope)
 
     def _masked(self, r: Expr, body: Expr, identity: Expr) -> Expr:
@@ -170,7 +210,7 @@ class Builder:
         scope = self._place(e)
         if e not in scope.memo:
             if e.kind == "reduce":
-                self._resident_reduction(e, scope)
+                self._inner_loop(e, scope) if e in self.inner else self._resident_reduction(e, scope)
             elif e.kind == "scan":
                 self._scan(e, scope)
             else:
@@ -194,7 +234,72 @@ class Builder:
             axes = self._ordered({*ref["axes"], *(a for g in guard for a in g.free)})
             scope.statements.append(Check(ref, loaded.below, axes, guard, line or self._line(loaded.expr)))
 
+    # -- products of tiles
+
+    def _product(self, r: Expr) -> Product | None:
+        """The operands of a contraction of tiles that have rows, columns and what is summed over, each along one axis
+        that is tiled."""
+        product = product_of(r)
+        if product is None:
+            return None
+        sides = (product.rows, product.columns, product.axes)
+        return product if all(sum(self.axes[a].is_tiled for a in side) == 1 for side in sides) else None
+
+    def _dot(self, p: Product, scope: Scope, *before: Expr) -> Expr:
+        """The product, added to what came before it."""
+        left, right = (_multiplied(side) for side in (p.left, p.right))
+        first, second = self._inside(p, left, right)
+        parts = [self._operand(e, mask, p.fold["precision"], scope) for e, mask in ((left, first), (right, second))]
+        places = [min(self.order.index(a) for a in side) for side in (p.rows, p.columns)]
+        if places[0] > places[1]:
+            parts.reverse()
+        rest = {name: value for name, value in p.fold.attrs.items() if name != "axes"}
+        tiled = tuple(a for a in p.axes if self.axes[a].is_tiled)
+        return make("dot", p.fold.dtype, (*parts, *before), axes=tiled, **rest)
+
+    def _inside(self, p: Product, left: Expr, right: Expr) -> tuple[list[Variable], list[Variable]]:
+        """For each operand the axes beyond whose end it has to be made 0: none where it is and the other is finite."""
+        masks: tuple[list[Variable], list[Variable]] = ([], [])
+        for axis in (a for a in p.axes if needs_mask(self.axes[a])):
+            a, b = _outside(left, axis), _outside(right, axis)
+            if not (a == 0 and _is_finite(b)) and not (b == 0 and _is_finite(a)):
+                masks[0].extend([axis] * (a != 0))
+                masks[1].extend([axis] * (b != 0))
+        return masks
+
+    def _operand(self, e: Expr, masks: Sequence[Variable], precision: str, scope: Scope) -> Expr:
+        if e in self.raw and not masks:
+            stored = self.buffers[e["tensor"]].dtype
+            if stored.name == precision and stored is not e.dtype:
+                return self.emit(make("load", stored, e.args, tensor=e["tensor"], index=e["index"]), scope)
+        value = self.emit(e, scope)
+        for axis in masks:
+            value = make("select", e.dtype, (make("inside", bool_, axis=axis), value, constant(0, e.dtype)))
+        return self.emit_named(value, scope)
+
+    def _inner_loop(self, r: Expr, scope: Scope) -> None:
+        """A loop of its own in every round of another."""
+        nest = next(n for n in self.nests if r["axes"][0] in n)
+        scopes = [Scope() for _ in nest.axes]
+        around, states = dict(self.current), self.states
+        self.current |= dict(zip(nest.axes, scopes, strict=True))
+        self.states = []
+        state = self._accumulate(r, scopes[-1])
+        loop: Loop | None = None
+        for axis, inside in reversed(list(zip(nest.axes, scopes, strict=True))):
+            first = (state, *self.states) if axis is nest.axes[0] else ()
+            body = inside.statements + ([loop] if loop is not None else [])
+            loop = Loop(self.axes[axis], first, tuple(body))
+        assert loop is not None
+        self.current, self.states = around, states
+        scope.statements.append(loop)
+        self._finish(r, state, scope)
+
     def _resident_reduction(self, r: Expr, scope: Scope) -> None:
+        product = self._product(r)
+        if product is not None:
+            self._assign(r, self._dot(product, scope), scope)
+            return
         ref = self._spread(r, self._masked(r, self.emit(r.args[0], scope), _identity(r)), scope)
         self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=r["axes"]), scope)
 
@@ -247,7 +352,7 @@ class Builder:
         )
 
     def _place(self, e: Expr) -> Scope:
-        inside = [a for a in self.current if a in e.free]
+        inside = [a for a in self.current if a in e.free or a in e.during]
         if inside:
             return self.current[inside[-1]]
         return self.after[self._need(e)]
@@ -292,6 +397,33 @@ def _unrounded(e: Expr, stored: DType) -> Expr:
     return e.args[0] if narrows else e
 
 
+def _multiplied(side: Sequence[Expr]) -> Expr:
+    """One operand of its factors."""
+    total, *rest = side
+    for factor in rest:
+        total = make("apply", total.dtype, (total, factor), OPS["mul"])
+    return total
+
+
+def _only_multiplied(writes: Sequence[Write]) -> set[Expr]:
+    """The loads that are whole operands of contractions, and nothing else."""
+    operands: set[Expr] = set()
+    others: set[Expr] = set()
+    seen: set[Expr] = set()
+    stack = [w.value for w in writes] + [a.expr for w in writes for i in w.index for a in loaded_in(i)]
+    while stack:
+        e = stack.pop()
+        if e in seen:
+            continue
+        seen.add(e)
+        product = product_of(e)
+        for side in (product.left, product.right) if product is not None else (e.children,):
+            alone = product is not None and len(side) == 1 and side[0].kind == "load"
+            (operands if alone else others).update(side)
+            stack += side
+    return operands - others
+
+
 def _identity(e: Expr) -> Expr:
     assert e.op is not None and e.op.combination is not None
     return constant(e.op.combination.identity(e.dtype), e.dtype)
@@ -323,6 +455,16 @@ def _sorted(found: list[Pass], member: Mapping[Expr, Pass]) -> list[Pass]:
 
 def _vanishes(body: Expr, axis: Variable, identity: Expr) -> bool:
     """Whether the body is the identity outside the axis because its loads give 0 there."""
+    value = _outside(body, axis)
+    return value is not None and value == identity["value"]
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)
+
+
+def _outside(body: Expr, axis: Variable) -> object:
+    """The value of a body outside the axis, where its loads give 0; None if it is not known."""
     known: dict[Expr, object] = {}
     for e in walk([body]):
         if e.kind == "const":
@@ -333,8 +475,7 @@ def _vanishes(body: Expr, axis: Variable, identity: Expr) -> bool:
             known[e] = _apply(e, [known[a] for a in e.args])
         else:
             known[e] = None
-    value = known[body]
-    return value is not None and value == identity["value"]
+    return known[body]
 
 
 def _apply(e: Expr, values: list) -> object:

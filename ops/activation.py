@@ -28,7 +28,7 @@ def _as(value: float, x: Node) -> Node:
     return ir.cast(ir.as_node(value), x.dtype)
 
 
-@declare(type=numeric, triton=by_kind("_maximum({0}, 0)", "tl.maximum({0}, 0)"))
+@declare(type=numeric, triton=by_kind("_maximum({0}, 0)", "tl.maximum({0}, 0)"), homogeneous=True)
 def relu(x: torch.Tensor):
     """maximum(x, 0)"""
     return torch.relu(x)

@@ -93,7 +93,8 @@ def neg(x: torch.Tensor):
     return torch.neg(x)
 
 
-@declare(type=numeric, triton="tl.abs({0})", operator="__abs__", torch=("torch.absolute", "Tensor.absolute"))
+@declare(type=numeric, triton="tl.abs({0})", operator="__abs__", homogeneous=True,
+         torch=("torch.absolute", "Tensor.absolute"))  # fmt: skip
 def abs(x: torch.Tensor):
     """|x|"""
     return torch.abs(x)

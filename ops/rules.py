@@ -105,7 +105,7 @@ def without(shape: Sequence[Index], dim: Sequence[int], keepdim: bool = False) -
     return tuple(n for d, n in enumerate(shape) if d not in dim)
 
 
-def reduced(types: Sequence[Type], *, dim: tuple[int, ...]) -> Type:
+def reduced(types: Sequence[Type], *, dim: tuple[int, ...], **attrs: object) -> Type:
     """The operand's type with the dims of `dim` reduced away."""
     (t,) = types
     return Type(t.dtype, without(t.shape, dim))

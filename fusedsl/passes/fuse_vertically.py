@@ -10,7 +10,7 @@ recomputed in each consumer, and views are index maps of loads, so neither is ev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -20,13 +20,19 @@ from ..index import Variable
 from ..ir import Graph, Node, topological
 from ..levels import nests_of
 from ..lower import Refusal, Write, lower
-from ..scalar import walk
-from ..schedule import check, refuse_large_tiles, refuse_loops_inside
+from ..products import products_of
+from ..roles import Roles
+from ..scalar import Expr, walk
+from ..schedule import loops_of, refuse
+from .cascade import cascade
+from .fix_rows import is_matrix_product, sizes_of_rows
 from .split_groups import split_groups
 from .split_rows import split_rows
 from .unify_axes import unify_axes
 
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
+HALVES, FULL = ("f16", "bf16", "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
+DOT_TILE = 128  # rows and columns of a product that a program computes
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
 
@@ -45,6 +51,7 @@ class Partition:
 
     groups: list[Group]
     reasons: list[str] = field(default_factory=list)
+    resident: frozenset[str] = frozenset()  # sizes, by name, that have to be numbers for these launches
 
 
 def fuse_vertically(
@@ -94,7 +101,21 @@ class _Fuser:
         groups = [frozenset((n,)) for n in self.stored]
         if not safe:
             groups = self._merge_all(groups)
-        return Partition([self._group(g) for g in self._in_order(groups)], self._reasons(groups))
+        return Partition([self._group(g) for g in self._in_order(groups)], self._reasons(groups), self._resident(groups))
+
+    def _resident(self, groups: Iterable[frozenset[Node]]) -> frozenset[str]:
+        """The sizes of what is resident and has none in numbers yet."""
+        names: set[str] = set()
+        for nodes in groups if any(map(is_matrix_product, self.order)) else ():
+            try:
+                roles = refuse(self.writes(nodes), self.sizes)
+            except Refusal:  # the safe schedule has launches that only the layouts refuse
+                continue
+            if roles is None:
+                names.update(sizes_of_rows(self.graph, (n for n in nodes if n.op.combination is not None), self.sizes))
+            else:
+                names |= roles.fixed
+        return frozenset(names)
 
     # -- merging
 
@@ -173,7 +194,8 @@ class _Fuser:
 
     def writes(self, nodes: frozenset[Node]) -> list[Write]:
         group = self._group(nodes)
-        return unify_axes(split_rows(split_groups(lower(group.stores, group.boundary))))
+        writes = unify_axes(split_rows(split_groups(lower(group.stores, group.boundary))))
+        return cascade(writes, loops_of(writes, self.sizes))[0]
 
     def _cost(self, nodes: frozenset[Node]) -> float:
         """Modelled seconds of a launch, infinite where no kernel can hold these nodes."""
@@ -189,31 +211,54 @@ class _Fuser:
 
     def _seconds(self, nodes: frozenset[Node]) -> float:
         writes = self.writes(nodes)
-        check(writes)
-        refuse_loops_inside(writes)
-        refuse_large_tiles(writes)
+        roles = refuse(writes, self.sizes)
         reads, stored = distinct_bytes(writes, self.sizes)
         moved = sum(reads.values()) + sum(stored.values())
-        return self.machine.seconds(moved + self._again(writes) // CACHED, self._programs(writes))
+        again = self._again(writes, roles) // CACHED
+        return self.machine.seconds(moved + again, self._programs(writes, roles), flops=self._flops(writes, roles))
 
-    def _again(self, writes: Sequence[Write]) -> int:
-        """About how many bytes programs read again for reductions that do not vary along the axes they are spread over:
-        each of them computes the whole reduction for itself."""
-        reduced = {a for nest in nests_of(writes) for a in nest}
+    def _flops(self, writes: Sequence[Write], roles: Roles | None) -> int:
+        """What contractions take, those again that each tile of an axis they lack computes for itself; a product of
+        narrower numbers counts less."""
         total = 0
+        for p in products_of(writes) if roles is not None else ():
+            work = self._extent({*p.fold.free, *p.axes}) * self._repeats(p.fold, writes, roles)
+            total += 2 * work * (1 if p.fold["precision"] in HALVES else FULL)
+        return total
+
+    def _repeats(self, fold: Expr, writes: Sequence[Write], roles: Roles | None) -> int:
+        """How many programs compute a reduction for themselves: one for each tile of the axes that it does not vary
+        along."""
+        if roles is None:
+            reduced = {a for nest in nests_of(writes) for a in nest}
+            return max(1, self._extent(a for a in writes[0].axes if a not in reduced and a not in fold.free) // LANE_TILE)
+        return self._tiles(roles, lambda axis: axis not in fold.free)
+
+    def _tiles(self, roles: Roles, counts: Callable[[Variable], bool]) -> int:
+        """How many tiles there are of some axes of a kernel with contractions, of those that programs share out."""
+        tile = {"one": 1, "grid": DOT_TILE}
+        grid = [(a, tile[role]) for a, role in roles.axes.items() if role in tile and counts(a)]
+        return math.prod(-(-known(a.extent, self.sizes) // size) for a, size in grid)
+
+    def _again(self, writes: Sequence[Write], roles: Roles | None) -> int:
+        """About how many bytes programs read again for reductions that do not vary along the axes they are spread over:
+        each of them computes the whole reduction for itself. What a contraction that varies along them reads in the same
+        pass is there anyway."""
+        total = 0
+        there = {load for p in products_of(writes) for load in _loads(p.fold)} if roles is not None else set()
         for e in walk([w.value for w in writes]):
-            if e.kind != "reduce":
-                continue
-            spread = self._extent(a for a in writes[0].axes if a not in reduced and a not in e.free)
-            inside = self._extent({*e.args[0].free, *e["axes"]})
-            total += max(0, spread // LANE_TILE - 1) * inside * e.dtype.bytes
+            if e.kind == "reduce" and not _loads(e) <= there:
+                inside = self._extent({*e.args[0].free, *e["axes"]})
+                total += (self._repeats(e, writes, roles) - 1) * inside * e.dtype.bytes
         return total
 
     def _extent(self, axes: Iterable[Variable]) -> int:
         return math.prod(known(a.extent, self.sizes) for a in axes)
 
-    def _programs(self, writes: Sequence[Write]) -> int:
+    def _programs(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many programs the grid axes give."""
+        if roles is not None:
+            return self._tiles(roles, lambda axis: True)
         nests = nests_of(writes)
         reduced = {a for nest in nests for a in nest}
         count = self._extent(a for a in writes[0].axes if a not in reduced)
@@ -233,6 +278,10 @@ class _Fuser:
                 why = f"one launch would be {slower} (modelled): too few programs"
             reasons.append(f"{names}: {why or self.refusals.get(a | b, 'a path between them leaves the pair')}")
         return reasons
+
+
+def _loads(fold: Expr) -> set[Expr]:
+    return {e for e in walk([fold.args[0]]) if e.kind == "load"}
 
 
 def _moves_last(w: Write, reduced: set) -> bool:

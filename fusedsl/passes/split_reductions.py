@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..index import Index, cdiv, evaluate
+from .fix_rows import is_matrix_product
 from ..ir import OPS, Graph, Node, build, map_nodes
 
 ENOUGH = 64  # results from which on each can be a program of its own
@@ -30,6 +31,8 @@ def _is_wide(node: Node, sizes: Mapping[str, int]) -> bool:
     """Whether a program per result, or per few columns, would leave the machine idle. Long rows stay whole: their
     consumers want them in one launch."""
     (source,) = node.inputs
+    if is_matrix_product(node):
+        return False
     results = evaluate(node.type.size, sizes)
     columns = source.rank - 1 not in node["dim"]
     return 0 < results < (ENOUGH if columns else 2) and evaluate(source.type.size, sizes) // results > WORTH
@@ -52,6 +55,7 @@ def _split(node: Node) -> Node:
     padded = build(OPS["pad"], (source, (0, 0) * after_last + (0, pieces * CHUNK - n)), {"value": identity})
     shape[last : last + 1] = [pieces, CHUNK]
     cut = build(OPS["reshape"], (padded, tuple(shape)), {})
-    partial = build(node.op, (cut, (*dims[:-1], last + 1)), {})
+    rest = {name: value for name, value in node.attrs if name != "dim"}
+    partial = build(node.op, (cut, (*dims[:-1], last + 1)), rest)
     # the dims before `last` are gone, so the pieces stand where their count says
-    return build(node.op, (partial, (last - len(dims) + 1,)), {})
+    return build(node.op, (partial, (last - len(dims) + 1,)), rest)

@@ -1,0 +1,268 @@
+"""Cascades of reductions over one axis, walked once: softmax over a long row, attention, losses, a norm before a product.
+
+A reduction that uses earlier ones over the same axis needs a pass of its own as it is written. Where its body separates
+(fusedsl/separate.py), what does not vary leaves the sum: a factor is applied when all is added up (*deferred*), and what
+stands in an exponent, for range, follows the running maximum (*running*)::
+
+    a <- a * exp(b(y) - b(y')) + sum exp(a(x) + b(y')) G(x)             y, y': the maximum before and after the round
+
+The result is written with the same reductions as everything else: a `reduce` whose second argument is the factor, and
+`now` and `before` for what another reduction has come to. So merging two halves of a loop is known too: the factor from
+each half's maximum to the common one. (FlashAttention, Dao 2023, is what this makes of softmax(q k^T) v; FuseMax, 2024,
+counts passes so; the general form is RedFuser's, with sums of several terms beside.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..algebra import Maybe, apply, choose, equals, is_op, negative, over, plus, times, value
+from ..index import Index, Variable
+from ..lower import Origin, Write
+from ..products import factors, product_of
+from ..scalar import Expr, Free, constant, make, number, rebuild, walk
+from ..separate import Inseparable, Separation, Term, covered, is_positive, merged
+
+SUMS = ("reduce_sum", "sum_products")
+EXTREMES = {"reduce_max": float("-inf"), "reduce_min": float("inf")}
+
+
+def cascade(
+    writes: list[Write], nests: Sequence[Sequence[Variable]], origin: Origin | None = None, eager: bool = False
+) -> tuple[list[Write], list[str]]:
+    """The writes with reductions over each nest of looped axes in as few passes as algebra allows, and for every one
+    that needs another pass the reason."""
+    notes: list[str] = []
+    for nest in nests:
+        rewriter = _Rewriter(frozenset(nest), eager)
+        memo = rewriter.run([w.value for w in writes])
+        writes = [replace(w, value=memo[w.value]) for w in writes]
+        notes += [f"axes {', '.join(map(repr, nest))}: {reason}" for reason in rewriter.refusals]
+        if origin is not None:
+            origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
+            origin.update({new: origin[old] for new, old in rewriter.made.items() if old in origin and new not in origin})
+    return writes, notes
+
+
+@dataclass
+class _Rewriter:
+    """Rewrites the reductions over some axes, those first that others use."""
+
+    axes: Free
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        self.separation = Separation(self.axes)
+        self.final: dict[Expr, Expr] = {}  # every expression -> with reductions that are rewritten
+        self.made: dict[Expr, Expr] = {}  # a new reduction -> the one that it is for
+        self.refusals: list[str] = []
+
+    def run(self, roots: list[Expr]) -> dict[Expr, Expr]:
+        for e in walk(roots):
+            self.final[e] = self._reduction(e) if self._is_mine(e) else self._rebuilt(e, self.final)
+        return self.final
+
+    def _is_mine(self, e: Expr) -> bool:
+        return e.kind == "reduce" and bool(self.axes & frozenset(e["axes"]))
+
+    def _rebuilt(self, e: Expr, memo: dict[Expr, Expr]) -> Expr:
+        """An expression on changed arguments; indices that are read from memory stay."""
+        return rebuild(e, tuple(memo[a] for a in e.args))
+
+    def _reduction(self, e: Expr) -> Expr:
+        e = self._unrounded(e)
+        if not self.separation.is_stale(e.args[0]):
+            return self._rebuilt(e, self.final) if all(a in self.final for a in e.args) else e
+        try:
+            new = self._extreme(e) if e.op is not None and e.op.name in EXTREMES else self._sum(e)
+        except Inseparable as reason:
+            self.refusals.append(f"another pass for {e.op.name if e.op else e.kind}: {reason}")
+            return self._rebuilt(e, self.final)
+        return new
+
+    def _unrounded(self, e: Expr) -> Expr:
+        """A product's operands are rounded to its precision when it is computed, so that before it need not be done."""
+        if e.op is None or e.op.name != "sum_products" or self.eager:
+            return e
+        body: Maybe = None
+        for f in factors(e.args[0]):
+            rounded = is_op(f, "cast") and f["dtype"].name == e["precision"] and f.args[0].dtype is f.dtype
+            body = times(body, f.args[0] if rounded else f)
+        return e if body is None else rebuild(e, (body, *e.args[1:]))
+
+    # -- sums
+
+    def _sum(self, e: Expr) -> Expr:
+        if e.op is None or e.op.name not in SUMS or not e.dtype.is_float:
+            raise Inseparable("it is no sum of floats")
+        total: Maybe = None
+        for term in merged(self.separation.terms(e.args[0])):
+            total = plus(total, self._accumulated(e, self._logs_out(term)))
+        assert total is not None
+        return total
+
+    def _accumulated(self, e: Expr, t: Term) -> Expr:
+        """outer / under * the sum of inner * prod exp(a + b)"""
+        inner, still = self._pulled(t.inner)
+        running: Maybe = None
+        shrink: Maybe = None
+        for a, b in t.exponents:
+            exponent, factor = self._running(a, b, e)
+            running, shrink = times(running, exponent), times(shrink, factor)
+        body = times(running, inner)
+        if body is None:
+            total: Expr = self._count(e)
+        else:
+            self._check_range(e, inner)
+            args = (body,) if shrink is None else (body, shrink)
+            total = make("reduce", e.dtype, args, e.op, **e.attrs)
+            self.made[total] = e
+        outer = times(still, self._finally(t.outer))
+        under = self._finally(t.under)
+        found = over(times(outer, total), under, e.dtype)
+        assert found is not None
+        return found
+
+    def _pulled(self, inner: Maybe) -> tuple[Maybe, Maybe]:
+        """The factors of a body that vary along the axes, and those that do not."""
+        varying: Maybe = None
+        still: Maybe = None
+        for f in factors(inner) if inner is not None else ():
+            if self.separation.varies(f):
+                varying = times(varying, f)
+            else:
+                still = times(still, f)
+        return varying, still
+
+    def _count(self, e: Expr) -> Expr:
+        extent: Index = 1
+        for axis in e["axes"]:
+            extent = extent * axis.extent
+        return constant(extent, e.dtype) if isinstance(extent, int) else number(extent, e.dtype)
+
+    def _check_range(self, e: Expr, inner: Maybe) -> None:
+        """Operands of a product of f16 have to stay in its range without the factor that was taken from them."""
+        if inner is None or e.attrs.get("precision") != "f16":
+            return
+        product = product_of(make("reduce", e.dtype, (inner,), e.op, **e.attrs))
+        sides = (product.left, product.right) if product is not None else (tuple(factors(inner)),)
+        if any(len(side) > 1 for side in sides):
+            raise Inseparable("an operand of a product of f16 could overflow without its factor")
+
+    # -- exponents
+
+    def _running(self, a: Maybe, b: Maybe, e: Expr) -> tuple[Expr, Maybe]:
+        """exp(a + b) with b as it is after a round, and the factor from b before the round to b after it."""
+        dtype = e.dtype
+        if a is None:
+            raise Inseparable("an exponential that does not vary")
+        found = [f for f in walk([b]) if self._is_mine(f)] if b is not None else []
+        if b is None or not found:
+            return apply("exp", value(plus(a, b), 0, dtype)), None
+        for extreme in found:
+            if extreme.op is None or extreme.op.name not in EXTREMES or self.final[extreme] is not extreme:
+                raise Inseparable("an exponent holds a sum that is not complete")
+            if not covered(a, extreme):
+                raise Inseparable("an exponent is not known to stay below its maximum")
+        later, earlier = (self._at(b, kind) for kind in ("now", "before"))
+        later = self._guarded(b, later)
+        exponent = plus(a, later)
+        ratio = plus(negative(earlier), later)
+        assert exponent is not None and ratio is not None
+        shrink = apply("exp", ratio)
+        if not is_op(b, "neg"):  # a maximum that is -inf may show otherwise in b, but nothing is added up yet
+            for extreme in found:
+                before = make("before", extreme.dtype, (extreme,))
+                nothing = equals(before, EXTREMES[extreme.op.name])  # type: ignore[union-attr]
+                shrink = choose(nothing, constant(0, dtype), shrink)
+        return apply("exp", exponent), shrink
+
+    def _at(self, b: Expr, kind: str) -> Expr:
+        """An expression with reductions as they are before or after a round."""
+        memo: dict[Expr, Expr] = {}
+        for e in walk([b]):
+            memo[e] = make(kind, e.dtype, (e,)) if self._is_mine(e) else self._rebuilt(e, memo)
+        return memo[b]
+
+    def _guarded(self, b: Expr, later: Expr) -> Expr:
+        """Where nothing has been met but -inf, exponents are compared with 0."""
+        if is_op(b, "neg") and self._is_mine(b.args[0]):
+            extreme = later.args[0]
+            none = EXTREMES[b.args[0].op.name]  # type: ignore[union-attr]
+            return apply("neg", choose(equals(extreme, none), constant(0, b.dtype), extreme))
+        return choose(equals(later, float("inf")), constant(0, b.dtype), later)
+
+    def _logs_out(self, t: Term) -> Term:
+        """exp(a + b - log z) = exp(a + b) / z: what is only known at the end need not run."""
+        outer, under = t.outer, t.under
+        pairs = []
+        for a, b in t.exponents:
+            rest: Maybe = None
+            for sign, part in _summands(b):
+                if is_op(part, "log") and self.separation.is_stale(part):
+                    outer, under = (
+                        (times(outer, part.args[0]), under) if sign > 0 else (outer, times(under, part.args[0]))
+                    )
+                else:
+                    rest = plus(rest, part if sign > 0 else negative(part))
+            pairs.append((a, rest))
+        return replace(t, outer=outer, under=under, exponents=tuple(pairs))
+
+    def _finally(self, e: Maybe) -> Maybe:
+        """An expression after the loop."""
+        if e is None:
+            return None
+        for part in walk([e], lambda part: part not in self.final):
+            if part not in self.final:
+                self.final[part] = self._rebuilt(part, self.final)
+        return self.final[e]
+
+    # -- maxima and minima
+
+    def _extreme(self, e: Expr) -> Expr:
+        """max(g + h) = max(g) + h, max(g h) = max(g) h for h > 0, max(exp(a + b) h) = exp(max(a) + b) h"""
+        assert e.op is not None
+        found = merged(self.separation.terms(e.args[0]))
+        inner = [t for t in found if t.is_inner]
+        outer = [t for t in found if t.is_outer]
+        if len(inner) == 1 and len(inner) + len(outer) == len(found):
+            total: Maybe = self._of(e, inner[0].inner)
+            for t in outer:
+                total = plus(total, self._finally(over(t.outer, t.under, e.dtype)))
+            assert total is not None
+            return total
+        if len(found) != 1:
+            raise Inseparable(f"the {e.op.name} of a sum of {len(found)} separated terms is an upper envelope")
+        (t,) = found
+        if not all(part is None or is_positive(part) for part in (t.outer, t.under)):
+            raise Inseparable("the factor is not known to be positive")
+        if len(t.exponents) == 1 and t.inner is None:
+            ((a, b),) = t.exponents
+            power = apply("exp", value(plus(self._of(e, a), self._finally(b)), 0, e.dtype))
+        elif not t.exponents:
+            power = self._of(e, t.inner)
+        else:
+            raise Inseparable("an extreme of an exponential with a factor does not separate")
+        result = over(times(self._finally(t.outer), power), self._finally(t.under), e.dtype)
+        assert result is not None
+        return result
+
+    def _of(self, e: Expr, body: Maybe) -> Expr:
+        found = make("reduce", e.dtype, (value(body, 1, e.dtype),), e.op, **e.attrs)
+        self.made[found] = e
+        return found
+
+
+def _summands(b: Maybe, sign: int = 1) -> list[tuple[int, Expr]]:
+    if b is None:
+        return []
+    if is_op(b, "add"):
+        return [*_summands(b.args[0], sign), *_summands(b.args[1], sign)]
+    if is_op(b, "sub"):
+        return [*_summands(b.args[0], sign), *_summands(b.args[1], -sign)]
+    if is_op(b, "neg"):
+        return _summands(b.args[0], -sign)
+    return [(sign, b)]
+
+

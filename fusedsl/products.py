@@ -1,0 +1,95 @@
+"""Contractions among scalar expressions: which sums are over products of two operands, and along which axes each varies.
+
+A product of two tiles is one `tl.dot` if each operand has an axis that the other lacks, its rows or its columns, and both
+have the one that is summed over. With all on one side (a matrix by a vector) it is an elementwise product and a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .index import Variable
+from .lower import Write
+from .scalar import Expr, Free, walk
+
+
+@dataclass(frozen=True)
+class Product:
+    """The sum of left * right over `axes`. rows: the axes that only the left has, columns: that only the right has,
+    batch: that both have."""
+
+    fold: Expr
+    left: tuple[Expr, ...]  # factors
+    right: tuple[Expr, ...]
+    rows: Free
+    columns: Free
+    batch: Free
+
+    @property
+    def axes(self) -> tuple[Variable, ...]:
+        return self.fold["axes"]
+
+
+def is_product(e: Expr) -> bool:
+    return e.kind == "apply" and e.op is not None and e.op.name == "mul"
+
+
+def factors(e: Expr) -> list[Expr]:
+    """What is multiplied."""
+    return [f for arg in e.args for f in factors(arg)] if is_product(e) else [e]
+
+
+def product_of(e: Expr) -> Product | None:
+    """A contraction with its operands, None for what is none: with rows and with columns."""
+    if e.kind != "reduce" or e.op is None or e.op.reduction is None or not e.op.reduction.of_products:
+        return None
+    if not e.dtype.is_float:
+        return None
+    summed = frozenset(e["axes"])
+    parts = factors(e.args[0])
+    moving = [f for f in parts if f.free - summed and f.free & summed]
+    batch = frozenset.intersection(*(f.free for f in moving)) - summed if moving else frozenset()
+    sides = _components([(f, f.free - summed - batch) for f in parts if f.free - summed - batch])
+    if len(sides) != 2 or not all(any(f.free & summed for f in side) for side, _ in sides):
+        return None
+    (left, rows), (right, columns) = sides
+    for loose in (f for f in parts if f not in left and f not in right):
+        to = left if len(left) > 1 or left[0].kind != "load" or right[0].kind == "load" else right
+        to.append(loose)
+    return Product(e, tuple(left), tuple(right), rows, columns, batch)
+
+
+def _components(parts: Iterable[tuple[Expr, Free]]) -> list[tuple[list[Expr], Free]]:
+    """Factors that share an axis belong to one operand."""
+    sides: list[tuple[list[Expr], Free]] = []
+    for factor, axes in parts:
+        touching = [side for side in sides if side[1] & axes]
+        merged = [f for side in touching for f in side[0]] + [factor]
+        at = sides.index(touching[0]) if touching else len(sides)
+        joined = axes.union(*(side[1] for side in touching))
+        sides = [side for side in sides[:at] if side not in touching] + [(merged, joined)] + [
+            side for side in sides[at:] if side not in touching
+        ]  # fmt: skip
+    return sides
+
+
+def products_of(writes: Sequence[Write]) -> list[Product]:
+    """Every contraction with rows and columns."""
+    return [p for e in walk([w.value for w in writes]) if (p := product_of(e)) is not None]
+
+
+def inner_folds(writes: Sequence[Write], looped: Iterable[Variable]) -> set[Expr]:
+    """The reductions that are needed anew for each tile of a loop over these axes: they stand in what another reduction
+    combines along them, or in what is stored along them, and vary."""
+    looped = frozenset(looped)
+    found: set[Expr] = set()
+    for e in walk([w.value for w in writes]):
+        around = frozenset(e["axes"]) & looped if e.kind == "reduce" else frozenset()
+        if around:
+            found |= {i for i in walk([e.args[0]]) if i.kind == "reduce" and i.free & around}
+    for w in writes:
+        around = looped & frozenset(w.axes)
+        if around:
+            found |= {i for i in walk([w.value]) if i.kind == "reduce" and i.free & around}
+    return found
