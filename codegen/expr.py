@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 from fusedsl.index import Atom, Index, Quotient, Remainder, Symbol, Variable, bounds, is_nonnegative
-from fusedsl.kernel import Axis, Kernel
+from fusedsl.kernel import Axis, Edge, Kernel
 from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, dtype, f32
@@ -78,6 +78,9 @@ class ExprText:
             return atom.name
         if isinstance(atom, Loaded):
             return self.value(atom.expr, want)
+        if isinstance(atom, Edge):
+            axis = self.by_variable[atom.axis]
+            return f"(tl.minimum({axis.start} + {axis.tile}, {axis.size}) - 1)" if atom.last else axis.start
         assert isinstance(atom, Quotient), f"no text for {atom!r}"
         return self._division(atom, want)
 

@@ -38,18 +38,21 @@ INTERPRETED = 2**16  # the interpreter's cost is per program, so its tiles are l
 CPU_CHAIN, CPU_ROW, CPU_LOOP = 8192, 512, 512  # elements, as above
 CPU_LINE, CPU_LINES = 16, 8  # elements of a cache line; of the lines that are walked across, so many at once
 CPU_NARROW, CPU_WIDE, CPU_COLUMNS = 32, 256, 1024  # columns at once: where they are few, at least of many, at most
+DOT, ACCUMULATED, LEAST_DEPTH = 128, 16384, 16  # rows and columns of a product; elements of all accumulators
+CPU_DOT, CPU_DEPTH = 256, 2048  # of a product; elements of a tile that a matrix times a vector takes in a round
 CPU_PROGRAMS = 8  # to share neighbouring columns among
 
 
 @dataclass(frozen=True)
 class Config:
     """Tile sizes by the name of their constexpr, and how many warps run a program. maxnreg: registers that a thread may
-    take, None as ptxas likes."""
+    take, None as ptxas likes. loops: the tiles of loops over products, which may be shorter."""
 
     tiles: tuple[tuple[str, int], ...]
     num_warps: int
     num_stages: int = 1
     maxnreg: int | None = field(default=None, repr=False)
+    loops: tuple[str, ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> int:
         return dict(self.tiles)[name]
@@ -61,16 +64,27 @@ class Config:
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def roomy(self) -> Config:
-        """With as many registers as let two programs share a processor."""
-        return replace(self, maxnreg=min(255, REGISTERS // (2 * WARP * self.num_warps)))
+    def roomier(self) -> Config | None:
+        """With more registers for what a thread holds: shorter loops over products, else as many registers as let two
+        programs share a processor. None if that is so."""
+        shorter = {name: size // 2 for name, size in self.tiles if name in self.loops and size > LEAST_DEPTH}
+        if shorter:
+            return replace(self, tiles=tuple((name, shorter.get(name, size)) for name, size in self.tiles))
+        most = min(255, REGISTERS // (2 * WARP * self.num_warps))
+        return None if self.loops or self.maxnreg == most else replace(self, maxnreg=most)
 
 
 def without_spills(compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str) -> Made:
     """What compiling gives beside the spills. ptxas spills a few registers, now and then, to let three programs share a
-    processor, and loses more than it gains: then it is told that two will do."""
+    processor, and loses more than it gains: then it is told that two will do. A loop over products is made shorter."""
     made, spills = compiled(config)
-    return compiled(config.roomy)[0] if spills and target.startswith("sm") else made
+    while spills and (config.loops or target.startswith("sm")):
+        roomier = config.roomier
+        if roomier is None:
+            break
+        config = roomier
+        made, spills = compiled(config)
+    return made
 
 
 def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:
@@ -83,7 +97,7 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         inner *= n
     grid = [a for a in kernel.axes if a.role == "grid"]
     loops = [a for a in kernel.axes if a.role == "loop"]
-    if kernel.products:
+    if kernel.contracts:
         return _product(kernel, sizes, target)
     if target == "cpu":
         if tiles or loops:
@@ -113,22 +127,36 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
 
 
 def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
-    """A kernel of contractions. A tile of rows and columns is as large as accumulators may be, and a loop's as long as a
-    few of them fit the shared memory; with fewer rows than that, a tile of as many."""
+    """A kernel of contractions: rows and columns as many as the accumulators may take registers, fewer where there are
+    not so many, and a loop as deep as keeps the products busy. A CPU's tile fills a core's cache instead."""
+    on_cpu = target in CPU_TARGETS
     tiles = {a.tile: a.resident for a in kernel.axes if a.role == "block"}
-    inner = max(tiles.values(), default=1)
-    rows, columns, depth = (256, 256, 256) if target == "cpu" else (128, 128, 64 if kernel.is_half else 32)
-    if target == "interpret":
-        rows, columns, depth = 256, 256, 256
     grid = [a for a in kernel.axes if a.role == "grid"]
-    for at, axis in enumerate(grid):
-        most = rows if at + 1 < len(grid) or tiles else columns
-        tiles[axis.tile] = max(axis.least, min(most, padded(evaluate(axis.extent, sizes))))
-    for axis in (a for a in kernel.axes if a.role == "loop"):
-        n = evaluate(axis.extent, sizes)
-        tiles[axis.tile] = max(axis.least, min(depth, padded(n) if isinstance(axis.extent, int) else depth))
-    warps = 1 if target in CPU_TARGETS else 8 if math.prod(tiles[a.tile] for a in grid) * inner > 8192 else 4
-    return Config(tuple(tiles.items()), warps, 1 if target in CPU_TARGETS else 3)
+    loops = [a for a in kernel.axes if a.role == "loop"]
+    sums = [s for s in kernel.states if len(kernel.tiled(s.axes)) > 1]
+    wide = max((math.prod(tiles.get(a.tile, 1) for a in kernel.tiled(s.axes)) for s in sums), default=1)
+    most = CPU_DOT * CPU_DOT if on_cpu else ACCUMULATED // max(1, len(sums))
+    rows, columns, depth = (CPU_DOT, CPU_DOT, CPU_DOT) if on_cpu else (DOT, DOT, 64 if kernel.is_half else 32)
+    if not kernel.products:
+        depth = max(16, (CPU_DEPTH if on_cpu else LOOP) // max(tiles.values(), default=1))
+    for axis in reversed(grid):
+        side = columns if len(grid) > 1 and axis is grid[-1] else rows
+        room = max(axis.least, _floor_power(most // wide))
+        tiles[axis.tile] = max(axis.least, min(side, room, _bucket(evaluate(axis.extent, sizes))))
+        wide *= tiles[axis.tile]
+    for axis in loops:
+        n = axis.extent
+        tiles[axis.tile] = max(axis.least, min(depth, padded(n))) if isinstance(n, int) else depth
+    if on_cpu:
+        return Config(tuple(tiles.items()), 1)
+    warps = 8 if wide >= 8192 and not target.startswith("gfx") else 4
+    stages = 3 if len(grid) > 1 and target.startswith("sm") else 2
+    return Config(tuple(tiles.items()), warps, stages, loops=tuple(a.tile for a in loops))
+
+
+def _bucket(n: int) -> int:
+    """A tile for so many rows, of few sizes: another batch is seldom another kernel."""
+    return 16 if n <= 16 else 64 if n <= 64 else 1 << 30
 
 
 def _has_steps(kernel: Kernel) -> bool:

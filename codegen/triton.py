@@ -12,10 +12,12 @@ from typing import Literal
 
 from fusedsl.errors import Line
 from fusedsl.index import Index, poly
-from fusedsl.kernel import Assign, Axis, Buffer, Check, Kernel, Loop, State, Statement, Store, Update, needs_mask
+from fusedsl.kernel import (
+    Assign, Axis, Bound, Buffer, Check, Kernel, Limit, Loop, Range, State, Statement, Store, Update, needs_mask,
+)  # fmt: skip
 from fusedsl.ops.helpers import GPU_EXP, HELPERS
 from fusedsl.options import CPU_TARGETS
-from fusedsl.scalar import variables
+from fusedsl.scalar import Expr, variables
 
 from .expr import CARRIED, ExprText, literal
 
@@ -136,6 +138,7 @@ class Printer:
 
     def __init__(self, kernel: Kernel, out: Writer) -> None:
         self.kernel, self.out, self.text = kernel, out, ExprText(kernel)
+        self.settled: dict[Expr, bool] = {}  # conditions that the full tiles of the loop being printed need not ask
 
     def function(self) -> None:
         kernel, out = self.kernel, self.out
@@ -215,6 +218,8 @@ class Printer:
         text = self._load(s) if value.kind == "load" else self.text.operation(value)
         if any(value is cut.guard for cut in self.kernel.cuts):
             text = f"({text}) | (edge == 0)"
+        if s.origin in self.settled:
+            text = f"({text}) | (tail == 0)" if self.settled[s.origin] else f"({text}) & (tail != 0)"
         self.out.line(f"{s.name} = {text}", _note(s.line))
 
     def _load(self, s: Assign) -> str:
@@ -270,6 +275,9 @@ class Printer:
         for state in s.states:
             out.line(f"{state.name} = {self._initial(state)}")
         size = axis.size
+        if s.range is not None:
+            self._ranged(s, s.range)
+            return
         if axis.role == "step":
             with out.block(f"for {axis.name} in range({size}):", f"pass {s.number}" if s.number else ""):
                 self._body(s.body)
@@ -288,6 +296,46 @@ class Printer:
             out.line(f"{axis.name} = {axis.start} + tl.arange(0, {axis.tile})")
             out.line(f"in_{axis.name} = ({axis.name} < {size}) | (tail == 0)")
             self._body(s.body)
+
+    def _ranged(self, s: Loop, part: Range) -> None:
+        """A loop over part of an axis: tiles that are cut off or asked about, full ones, and others again."""
+        out, name, tile = self.out, s.axis.name, s.axis.tile
+        start, first, full, stop = f"{name}_start", f"{name}_first", f"{name}_full", f"{name}_stop"
+        out.line(f"{stop} = {self._limit('min', part.upper, s.axis.size)}", f"pass {s.number} over {name}")
+        below = part.lower is not None
+        if below:
+            out.line(f"{start} = {self._limit('max', part.lower, '0')} // {tile} * {tile}")
+            whole = self._limit("max", part.whole_lower, start)
+            out.line(f"{first} = tl.minimum(tl.cdiv({whole}, {tile}) * {tile}, {stop})")
+        out.line(f"{full} = {self._limit('min', part.whole_upper, stop)} // {tile} * {tile}")
+        out.line(f"{full} = tl.maximum({full}, {first if below else '0'})")
+        ends = f"{full} if tail == 0 else {stop}"
+        starts = f"{first if below else 0} if tail == 0 else {full}"
+        if below:
+            ends, starts = f"{first} if tail < 0 else {ends}", f"{start} if tail < 0 else {starts}"
+        note = "-1: before the full tiles, 0: full tiles, 1: what is left" if below else "0: full tiles, 1: what is left"
+        with (
+            out.block(f"for tail in tl.static_range({'-1, 2' if below else '2'}):", note),
+            out.block(f"for {s.axis.start} in range({starts}, {ends}, {tile}):"),
+        ):
+            out.line(f"{name} = {s.axis.start} + tl.arange(0, {tile})")
+            if needs_mask(s.axis) or below:
+                out.line(f"in_{name} = ({name} < {s.axis.size}) | (tail == 0)")
+            self.settled = dict(part.conditions)
+            self._body(s.body)
+            self.settled = {}
+
+    def _limit(self, name: str, limit: Limit | None, other: str) -> str:
+        """The least or the greatest of a limit and another."""
+        return other if limit is None else f"tl.{name}imum({self._limit_text(limit)}, {other})"
+
+    def _limit_text(self, limit: Limit) -> str:
+        if not isinstance(limit, Bound):
+            return self.text.index(limit, ())
+        text, *others = (self._limit_text(part) for part in limit.parts)
+        for other in others:
+            text = f"tl.{limit.name}imum({text}, {other})"
+        return text
 
     def _initial(self, state: State) -> str:
         shape = self.text.shape(self.kernel.tiled(state.axes))

@@ -227,7 +227,8 @@ class _Kernels:
         return launch
 
     def _compile(self, arguments: Mapping[str, Any], config: Config) -> tuple[Any, int]:
-        kernel = self.function.warmup(**arguments, grid=self.grid, enable_fp_fusion=True, **config.options)
+        given = {**arguments, **dict(config.tiles)}
+        kernel = self.function.warmup(**given, grid=self.grid, enable_fp_fusion=True, **config.options)
         kernel = kernel.result() if hasattr(kernel, "result") else kernel  # compiled in the background
         kernel[self.grid]  # loads it
         return kernel, kernel.n_spills

@@ -5,12 +5,16 @@ Everything here is exact integer arithmetic on sizes, except `Machine.seconds`, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
-from .index import Index, Variable, atoms, evaluate, replace
+import numpy as np
+
+from .index import Atom, Index, Variable, atoms, evaluate, poly, replace
 from .ir import Node
-from .kernel import Assign, Axis, Kernel, Loop, Statement, Store
+from .kernel import Assign, Axis, Bound, Edge, Kernel, Limit, Loop, Statement, Store
 from .lower import Write
 from .scalar import Expr, Loaded, variables, walk
 
@@ -141,11 +145,13 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
         else:
             continue
         guards = statement.origin.args if isinstance(statement, Assign) else ()
-        count = elements(index, guards, sizes)
+        amount = elements(index, guards, sizes)
         moving = frozenset(v for i in index for v in variables(i))
-        total[buffer.name] = (
-            total.get(buffer.name, 0) + count * _repeats(kernel, moving, loops, tiles, sizes) * buffer.dtype.bytes
-        )
+        requests = amount * _repeats(kernel, moving, loops, tiles, sizes)
+        for loop in loops:
+            walked = rounds(kernel, loop, tiles, sizes)
+            requests = requests * walked.visited // max(1, walked.of)
+        total[buffer.name] = total.get(buffer.name, 0) + requests * buffer.dtype.bytes
         place = buffer.offset(index)
         key = (buffer.name, place, guards)
         if key not in seen:
@@ -155,20 +161,86 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
     return Traffic(reads, writes, requested, stored)
 
 
-def _repeats(kernel: Kernel, moving: frozenset, loops: Sequence[Axis], tiles: Mapping[str, int], sizes: Sizes) -> int:
+def _repeats(kernel: Kernel, moving: frozenset, loops: Sequence[Loop], tiles: Mapping[str, int], sizes: Sizes) -> int:
     """How often an access runs for axes that it does not vary along: once per program, once per round of a loop."""
     times = 1
-    for axis in (*kernel.grid, *loops):
+    for axis in (*kernel.grid, *(loop.axis for loop in loops)):
         if axis.variable not in moving:
-            extent = known(axis.extent, sizes)
-            times *= -(-extent // tiles[axis.tile]) if axis.is_tiled else extent
+            times *= count(axis, tiles, sizes)
     return times
 
 
-def _with_loops(body: Iterable[Statement], loops: tuple[Axis, ...]) -> Iterable[tuple[Statement, tuple[Axis, ...]]]:
+def count(axis: Axis, tiles: Mapping[str, int], sizes: Sizes) -> int:
+    """How many tiles, or indices, an axis has."""
+    extent = known(axis.extent, sizes)
+    return -(-extent // tiles[axis.tile]) if axis.is_tiled else extent
+
+
+def _with_loops(body: Iterable[Statement], loops: tuple[Loop, ...]) -> Iterable[tuple[Statement, tuple[Loop, ...]]]:
     for s in body:
         if isinstance(s, Loop):
-            yield from _with_loops(s.body, (*loops, s.axis))
+            yield from _with_loops(s.body, (*loops, s))
         else:
             yield s, loops
+
+
+# ---- rounds of a loop that walks part of its axis --------------------------------------------------------------------
+
+
+def rounds(kernel: Kernel, loop: Loop, tiles: Mapping[str, int], sizes: Sizes) -> Rounds:
+    """The tiles that all programs together visit in a loop, and those that the axis has for them. What memory decides
+    counts as everything."""
+    programs = [count(a, tiles, sizes) for a in kernel.grid]
+    tile, extent = tiles[loop.axis.tile] if loop.axis.is_tiled else 1, known(loop.axis.extent, sizes)
+    every = math.prod(programs) * -(-extent // tile)
+    if loop.range is None or not every:
+        return Rounds(every, every)
+    places = dict(zip([a.variable for a in kernel.grid], np.indices(programs, sparse=True), strict=True))
+    at = _Places(kernel, places, tiles, sizes)
+    low = np.maximum(at.limit(loop.range.lower, 0), 0) // tile
+    high = -(-np.minimum(at.limit(loop.range.upper, extent), extent) // tile)
+    visited = np.broadcast_to(np.maximum(high - low, 0), programs)
+    return Rounds(int(visited.sum()), every)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Tiles visited, of so many that there are."""
+
+    visited: int
+    of: int
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The values of limits in every program at once."""
+
+    kernel: Kernel
+    places: Mapping[Variable, np.ndarray]
+    tiles: Mapping[str, int]
+    sizes: Sizes
+
+    def limit(self, limit: Limit | None, default: int) -> np.ndarray | int:
+        if limit is None:
+            return default
+        if isinstance(limit, Bound):
+            parts = [self.limit(part, default) for part in limit.parts]
+            return reduce(np.maximum if limit.name == "max" else np.minimum, parts)
+        if any(isinstance(a, Loaded) for a in atoms(limit)):
+            return default
+        total: np.ndarray | int = 0
+        for product, factor in () if isinstance(limit, int) else limit.terms:
+            term: np.ndarray | int = factor
+            for atom in product:
+                term = term * self._atom(atom)
+            total = total + term
+        return total + limit if isinstance(limit, int) else total
+
+    def _atom(self, atom: Atom) -> np.ndarray | int:
+        if isinstance(atom, Edge):
+            axis = self.kernel.axis(atom.axis)
+            start = self.places[atom.axis] * self.tiles[axis.tile]
+            end = np.minimum(start + self.tiles[axis.tile], known(axis.extent, self.sizes)) - 1
+            return end if atom.last else start
+        return self.places[atom] if isinstance(atom, Variable) else evaluate(poly(atom), self.sizes)
 

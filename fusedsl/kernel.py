@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from .errors import Line
-from .index import Index, Symbol, Variable, atoms, sole_atom
+from .index import Atom, Index, Symbol, Variable, atoms, sole_atom
 from .ir import Node
 from .scalar import Expr, indices, loaded_in
 from .types import DType
@@ -157,14 +157,69 @@ class Update:
     line: Line | None = None
 
 
+class Edge(Atom):
+    """The first or the last index that a program's tile has along an axis."""
+
+    __slots__ = ("axis", "last")
+
+    def __init__(self, axis: Variable, last: bool) -> None:
+        self.axis, self.last, self.key = axis, last, (4, *axis.key, last)
+
+    @property
+    def free(self) -> frozenset[Atom]:
+        return frozenset((self.axis,))
+
+    def __repr__(self) -> str:
+        return f"{'last' if self.last else 'first'}({self.axis})"
+
+
+@lru_cache(maxsize=4096)
+def edge(axis: Variable, last: bool) -> Edge:
+    """The one edge of these."""
+    return Edge(axis, last)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least or the greatest of some limits."""
+
+    name: str  # min or max
+    parts: tuple[Limit, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(map(repr, self.parts))})"
+
+
+Limit = Index | Bound
+
+
+@dataclass(frozen=True)
+class Range:
+    """The part of an axis that a loop walks, from lower to upper, and that in which none of `conditions` need be asked:
+    each comes to the answer beside it there. None: from the start, to the end."""
+
+    lower: Limit | None
+    upper: Limit | None
+    whole_lower: Limit | None
+    whole_upper: Limit | None
+    conditions: tuple[tuple[Expr, bool], ...] = ()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        every = (self.lower, self.upper, self.whole_lower, self.whole_upper)
+        return tuple(limit for limit in every if limit is not None)
+
+
 @dataclass(frozen=True)
 class Loop:
-    """One pass over an axis: full tiles first, then the tail if there can be one, so that full tiles need no mask."""
+    """One pass over an axis, or over a range of it: full tiles between those that are cut off or asked about, so that
+    they need no mask."""
 
     axis: Axis
     states: tuple[State, ...]
     body: tuple[Statement, ...]
     number: int = 1
+    range: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +272,7 @@ class Kernel:
     cuts: tuple[Cut, ...] = ()
     passes: int = 1
     written: int = 1  # passes as the user wrote it
+    contracts: bool = False  # whether its axes have the roles that contractions give them
     log: tuple[str, ...] = ()
 
     def axis(self, variable: Variable) -> Axis:
@@ -246,6 +302,11 @@ class Kernel:
         """The products of tiles."""
         values = [s.value for s in self.statements() if isinstance(s, (Assign, Update))]
         return tuple(v for v in values if v.kind == "dot")
+
+    @cached_property
+    def states(self) -> tuple[State, ...]:
+        """What loops carry."""
+        return tuple(state for s in self.statements() if isinstance(s, Loop) for state in s.states)
 
     @property
     def is_half(self) -> bool:
@@ -302,6 +363,9 @@ class Kernel:
                 yield from (statement.buffer.offset(statement.index),)
             elif isinstance(statement, Check):
                 yield statement.below
+            elif isinstance(statement, Loop):
+                for limit in statement.range.limits if statement.range is not None else ():
+                    yield from indices_of(limit)
             elif isinstance(statement, (Assign, Update)):
                 value = statement.value
                 if value.kind == "load":
@@ -316,6 +380,15 @@ class Kernel:
     def statements(self) -> Iterator[Statement]:
         """Every statement, loops before their bodies."""
         yield from _flatten(self.body)
+
+
+def indices_of(limit: Limit) -> Iterator[Index]:
+    """The indices in a limit."""
+    if isinstance(limit, Bound):
+        for part in limit.parts:
+            yield from indices_of(part)
+    else:
+        yield limit
 
 
 def _flatten(body: Iterable[Statement]) -> Iterator[Statement]:

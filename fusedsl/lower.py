@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .index import Atom, Index, Variable, poly, replace, sole_atom
+from .index import Atom, Index, Variable, is_less, is_nonnegative, poly, replace, sole_atom
 from .ir import Node
 from .scalar import TRUE, Expr, Loaded, both, constant, less, make, number, select, substitute, variables
-from .types import DType, bool_, i32
+from .types import DType, bool_, i32, i64
 
 
 class Refusal(Exception):
@@ -107,7 +107,10 @@ class Lowering:
         return self.memo[key]
 
     def _load(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
-        guard = () if when is TRUE or node.is_number else (when,)
+        """A guard that has nothing to do with an index that is in range anyway is left out: the load would vary along
+        the guard's axes, and could not be shared."""
+        apart = when.free.isdisjoint(v for i in index for v in variables(i)) and _is_inside(index, node.shape)
+        guard = () if when is TRUE or node.is_number or apart else (when,)
         return make("load", node.dtype.computed, guard, tensor=node, index=index)
 
     def _value(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
@@ -136,6 +139,9 @@ class Lowering:
             return args[0]
         if args and all(a.kind == "const" for a in args):
             return _folded(node, args)
+        on_indices = _on_indices(node, args)
+        if on_indices is not None:
+            return on_indices
         return make("apply", node.dtype.computed, tuple(args), node.op, **dict(node.attrs))
 
     def _reduce(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
@@ -172,6 +178,11 @@ class Lowering:
         return make("scan", node.dtype.computed, (self.at(source, index, when),), node.op, axes=(axis,))
 
 
+def _is_inside(index: Sequence[Index], shape: Sequence[Index]) -> bool:
+    """Whether an index is proved to be one of a tensor."""
+    return all(is_nonnegative(i) and is_less(i, n) for i, n in zip(index, shape, strict=True))
+
+
 def _settled(value: Expr, dtype: DType, numbers: bool = True) -> Expr:
     """The value as memory would hold it. A comparison, a conversion to integers or what rounds to whole numbers jumps
     where the value hardly changes, so it sees what eager would. numbers: Python's, too."""
@@ -187,6 +198,30 @@ def _folded(node: Node, args: Sequence[Expr]) -> Expr:
     attrs = {k: v.torch if isinstance(v, DType) else v for k, v in node.attrs}
     value = node.op.reference(*(torch.tensor(a["value"], dtype=a.dtype.torch) for a in args), **attrs)
     return constant(value.item(), node.dtype.computed)
+
+
+def _on_indices(node: Node, args: Sequence[Expr]) -> Expr | None:
+    """Arithmetic on running indices and comparisons of them, as indices: of those it is known where they hold, and they
+    take half the registers. None where an argument is another value."""
+    terms = [_as_index(a) for a in args]
+    if not terms or any(t is None for t in terms) or all(a.kind == "const" for a in args):
+        return None
+    a, b = terms[0], terms[-1]
+    assert a is not None and b is not None
+    name = node.op.name
+    if name in ("add", "sub", "mul") and node.dtype is i64:
+        return number({"add": a + b, "sub": a - b, "mul": a * b}[name], i64)
+    if name == "neg" and node.dtype is i64:
+        return number(0 - a, i64)
+    orders = {"lt": (a, b), "le": (a, b + 1), "gt": (b, a), "ge": (b, a + 1)}
+    return less(*orders[name]) if name in orders else None
+
+
+def _as_index(e: Expr) -> Index | None:
+    """The index that an i64 value is, if memory has no part in it."""
+    if e.dtype is not i64 or (e.kind == "number" and e.args):
+        return None
+    return e["index"] if e.kind == "number" else e["value"] if e.kind == "const" else None
 
 
 def _keeps_value(node: Node) -> bool:

@@ -21,6 +21,7 @@ from .passes.fuse_vertically import Group, Partition, fuse_vertically
 from .passes.merge_axes import merge_axes
 from .passes.simplify import apart, simplify
 from .passes.split_axes import split_axes
+from .passes.split_folds import split_folds
 from .passes.split_groups import split_groups
 from .passes.split_reductions import split_reductions
 from .passes.split_rows import split_rows
@@ -97,6 +98,7 @@ def specialise(
 def writes_of(group: Group, buffers: Mapping[Node, Buffer], eager: bool, origin: Origin) -> list[Write]:
     """A launch's stores as scalar expressions over as few axes as can be."""
     writes = still_dims(lower(group.stores, group.boundary, eager, origin), buffers, origin)
+    writes = split_folds(writes, origin)
     writes = split_rows(split_groups(writes, origin), origin)
     writes = split_axes(unify_axes(writes, origin), origin)
     return merge_axes(unify_axes(writes, origin), buffers, origin)

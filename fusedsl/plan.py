@@ -19,7 +19,7 @@ from .codegen.expr import CARRIED
 from .codegen.inspect import LAUNCH_OPTIONS, TARGETS, Compiled, compile_kernel
 from .codegen.tile import Config, choose, without_spills
 from .codegen.triton import Parameter, for_target, is_indifferent, parameters, source
-from .cost import Traffic, distinct_bytes, known, traffic
+from .cost import Rounds, Traffic, distinct_bytes, known, rounds, traffic
 from .errors import BadOption, IndexOutOfRange, Line, UnsupportedDevice
 from .index import evaluate
 from .interpret import interpret, without_memory
@@ -145,7 +145,8 @@ def _names(graph: Graph, specialised: Specialised) -> dict[Node, str]:
 
 @dataclass(frozen=True)
 class PlannedKernel:
-    """One launch: its text, its grid, and the bytes it moves by tensor."""
+    """One launch: its text, its grid, and the bytes it moves by tensor. passes: walks over its reduced axes; written: as
+    many as the user's code has. rounds: by a loop's axis, the tiles that are visited and those there are."""
 
     name: str
     source: str
@@ -153,6 +154,8 @@ class PlannedKernel:
     reads: dict[str, int]
     writes: dict[str, int]
     passes: int
+    written: int
+    rounds: dict[str, Rounds]
     requested: dict[str, int]
     config: Config
     step: Step
@@ -207,6 +210,8 @@ class Plan:
                     moved.reads,
                     moved.writes,
                     step.kernel.passes,
+                    step.kernel.written,
+                    self._rounds(step.kernel, config),
                     moved.requested,
                     config,
                     step,
@@ -218,6 +223,10 @@ class Plan:
         buffers = {b.name: b for b in (*kernel.reads, *kernel.writes)}
         footprints = {name: self._footprint(b) for name, b in buffers.items()}
         return traffic(kernel, dict(config.tiles), self.sizes, footprints)
+
+    def _rounds(self, kernel: Kernel, config: Config) -> dict[str, Rounds]:
+        loops = [s for s in kernel.statements() if isinstance(s, Loop)]
+        return {loop.axis.name: rounds(kernel, loop, dict(config.tiles), self.sizes) for loop in loops}
 
     def _footprint(self, buffer: Buffer) -> int:
         """The distinct elements in a tensor's memory: dimensions of stride 0 hold one."""
@@ -315,10 +324,11 @@ class Plan:
         lines = [f"{self.graph.name}: {self.launches} launch{'es' if self.launches != 1 else ''}, {self.bytes:,} bytes "
                  f"(compulsory {self.compulsory_bytes:,}), {self.load_bytes:,} bytes requested"]  # fmt: skip
         for k in self.kernels:
-            where = "resident" if k.passes == 1 else f"{k.passes} passes"
             lines.append(
-                f"  {k.name}: grid {k.grid[0]}, {where}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}"
+                f"  {k.name}: grid {k.grid[0]}, {_walked(k)}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}"
             )
+            lines += [f"    tiles of {axis}: {r.visited:,} of {r.of:,}" for axis, r in k.rounds.items() if r.visited < r.of]
+            lines += [f"    {note}" for note in k.step.kernel.log]
         if self.program.specialised.fixed:
             fixed = ", ".join(f"{k} = {v}" for k, v in sorted(self.program.specialised.fixed.items()))
             lines.append(f"  sizes of resident rows, part of the kernel: {fixed}")
@@ -436,6 +446,12 @@ def _grid(kernel: Kernel, config: Config, sizes: Sizes) -> tuple[int, int, int]:
     if any(evaluate(a.extent, sizes) == 0 for s in kernel.writes for a in kernel.axes if a.role == "grid"):
         count = 0
     return (count, 1, 1)
+
+
+def _walked(k: PlannedKernel) -> str:
+    """How often rows are walked, and how often they would be as written."""
+    passes = "resident" if k.step.kernel.is_resident else "1 pass" if k.passes == 1 else f"{k.passes} passes"
+    return f"{passes} ({k.written} as written)" if k.written > k.passes else passes
 
 
 def _amounts(bytes_by_name: Mapping[str, int]) -> str:

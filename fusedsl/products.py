@@ -40,11 +40,14 @@ def factors(e: Expr) -> list[Expr]:
     return [f for arg in e.args for f in factors(arg)] if is_product(e) else [e]
 
 
+def is_contraction(e: Expr) -> bool:
+    """Whether it is a sum of products."""
+    return e.kind == "reduce" and e.op is not None and e.op.reduction is not None and e.op.reduction.of_products
+
+
 def product_of(e: Expr) -> Product | None:
     """A contraction with its operands, None for what is none: with rows and with columns."""
-    if e.kind != "reduce" or e.op is None or e.op.reduction is None or not e.op.reduction.of_products:
-        return None
-    if not e.dtype.is_float:
+    if not is_contraction(e) or not e.dtype.is_float:
         return None
     summed = frozenset(e["axes"])
     parts = factors(e.args[0])
@@ -79,17 +82,39 @@ def products_of(writes: Sequence[Write]) -> list[Product]:
     return [p for e in walk([w.value for w in writes]) if (p := product_of(e)) is not None]
 
 
+def nested_axes(writes: Sequence[Write]) -> set[Variable]:
+    """The axes that a contraction sums over of what another contraction gives, such as the keys of attention."""
+    found: set[Variable] = set()
+    for e in walk([w.value for w in writes]):
+        if is_contraction(e) and any(is_contraction(i) and i.free & set(e["axes"]) for i in walk([e.args[0]])):
+            found.update(e["axes"])
+    return found
+
+
+def is_contracted(writes: Sequence[Write]) -> bool:
+    """Whether axes have the roles that contractions give them: there is a product of tiles, or one contraction is of
+    what another gives."""
+    return bool(products_of(writes)) or bool(nested_axes(writes))
+
+
 def inner_folds(writes: Sequence[Write], looped: Iterable[Variable]) -> set[Expr]:
     """The reductions that are needed anew for each tile of a loop over these axes: they stand in what another reduction
     combines along them, or in what is stored along them, and vary."""
+    looped = frozenset(looped)
+    found = folds_inside(writes, looped)
+    for w in writes:
+        around = looped & frozenset(w.axes)
+        if around:
+            found |= {i for i in walk([w.value]) if i.kind == "reduce" and i.free & around}
+    return found
+
+
+def folds_inside(writes: Sequence[Write], looped: Iterable[Variable]) -> set[Expr]:
+    """The reductions that stand in what another one combines along these axes, and vary."""
     looped = frozenset(looped)
     found: set[Expr] = set()
     for e in walk([w.value for w in writes]):
         around = frozenset(e["axes"]) & looped if e.kind == "reduce" else frozenset()
         if around:
             found |= {i for i in walk([e.args[0]]) if i.kind == "reduce" and i.free & around}
-    for w in writes:
-        around = looped & frozenset(w.axes)
-        if around:
-            found |= {i for i in walk([w.value]) if i.kind == "reduce" and i.free & around}
     return found

@@ -19,7 +19,7 @@ from .index import Index, Symbol, Variable, evaluate, free
 from .kernel import Role, padded
 from .levels import nests_of
 from .lower import Refusal, Write
-from .products import Product, inner_folds, products_of
+from .products import Product, folds_inside, inner_folds, is_contraction, nested_axes, products_of
 from .scalar import Expr, walk
 
 SMALL = 256  # of an axis that is resident beside a tiled one
@@ -49,6 +49,8 @@ class _Chooser:
     def __init__(self, writes: Sequence[Write], sizes: Sizes | None) -> None:
         self.writes, self.sizes = writes, sizes
         self.products = products_of(writes)
+        self.contractions = [e for e in walk([w.value for w in writes]) if is_contraction(e)]
+        self.nested = nested_axes(writes)
         self.nests = nests_of(writes)
         self.reduced = {a for nest in self.nests for a in nest}
         self.found = Roles()
@@ -56,11 +58,11 @@ class _Chooser:
     def run(self) -> Roles:
         loops = [nest for nest in self.nests if not self._fits(nest)]
         looped = {a for nest in loops for a in nest}
-        inner = inner_folds(self.writes, looped)
+        inner = folds_inside(self.writes, looped)
         folds = [e for e in walk([w.value for w in self.writes]) if e.is_fold]
         for nest in self.nests:
             own = [e for e in folds if set(e["axes"]) & set(nest)]
-            if nest in loops and all(e in inner for e in own) and self._extent(nest, SMALL) is not None:
+            if nest in loops and any(e in inner for e in own) and self._extent(nest, SMALL) is not None:
                 loops = [n for n in loops if n is not nest]
         looped = {a for nest in loops for a in nest}
         for nest in self.nests:
@@ -74,7 +76,7 @@ class _Chooser:
     # -- reduced axes
 
     def _fits(self, nest: Sequence[Variable]) -> bool:
-        if any(set(p.axes) & set(nest) for p in self.products):
+        if any(set(p.axes) & set(nest) for p in self.products) or self.nested & set(nest):
             return False
         beside = any((p.rows | p.columns) & set(nest) for p in self.products)
         written = any(set(w.axes) & set(nest) for w in self.writes)
@@ -106,7 +108,7 @@ class _Chooser:
         again = inner_folds(self.writes, looped)
         for axis in outer:
             everywhere = all(axis in w.axes for w in self.writes)
-            lacking = any(axis not in p.fold.free for p in self.products if p.fold in again)
+            lacking = any(axis not in e.free for e in self.contractions if e in again)
             if not everywhere or (lacking and axis not in batch):
                 if self._extent((axis,), SMALL) is not None:
                     self.found.axes[axis] = "block"

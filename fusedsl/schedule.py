@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import networkx as nx
 
@@ -12,9 +13,9 @@ from .ir import Node
 from .kernel import Axis, Buffer, Cut, Kernel, Role, padded, verify
 from .levels import Nest, nests_of, passes
 from .lower import Refusal, Write
-from .products import Product, product_of, products_of
+from .products import Product, is_contracted, is_contraction, product_of, products_of
 from .roles import RESIDENT, ROWS, Roles, Sizes, roles_of
-from .scalar import variables, walk
+from .scalar import Expr, variables, walk
 from .statements import Builder, Names
 
 
@@ -67,7 +68,7 @@ def _coefficient(offset: Index, axis: Variable) -> Index:
 
 def loops_of(writes: Sequence[Write], sizes: Sizes | None = None) -> list[tuple[Variable, ...]]:
     """The axes that are walked by loops of the program's own, nest by nest. Raises Refusal."""
-    roles = roles_of(writes, sizes) if products_of(writes) else None
+    roles = roles_of(writes, sizes) if is_contracted(writes) else None
     resident = _residents(writes, roles)
     inner = roles.inner if roles is not None else frozenset()
     folds = [e for e in walk([w.value for w in writes]) if e.kind == "reduce" and e not in inner]
@@ -76,7 +77,7 @@ def loops_of(writes: Sequence[Write], sizes: Sizes | None = None) -> list[tuple[
 
 def refuse(writes: Sequence[Write], sizes: Sizes | None = None) -> Roles | None:
     """Raises Refusal where no kernel can hold these writes. Of a kernel with contractions it gives the roles of axes."""
-    roles = roles_of(writes, sizes) if products_of(writes) else None
+    roles = roles_of(writes, sizes) if is_contracted(writes) else None
     check(writes, roles)
     refuse_loops_inside(writes, roles)
     refuse_large_tiles(writes, roles, sizes)
@@ -117,20 +118,23 @@ def schedule(
     resident = _residents(writes, roles)
     nests = [Nest(_innermost_last(n, writes, buffers), set(n) <= resident) for n in nests_of(writes)]
     products = products_of(writes)
-    order = _for_products(global_order(writes), products, writes)
+    order = global_order(writes) if roles is None else _for_products(global_order(writes), products, writes)
     contiguous = lanes(writes, buffers)
     outer = _outer_roles(order, nests, writes, contiguous, buffers) if roles is None else roles.axes
     chosen = {**outer, **_reduced_roles(nests)}
     axes = _axes(order, chosen, products, buffers)
-    builder = Builder(axes, nests, buffers, names or Names(), roles.inner if roles is not None else frozenset())
+    cuts = cuts_of(writes)
+    inner = roles.inner if roles is not None else frozenset()
+    guards = {c.guard for c in cuts}
+    builder = Builder(axes, nests, buffers, names or Names(), inner, guards, roles is not None)
     body = builder.build(writes)
     used = {e["tensor"] for e in walk([w.value for w in writes]) if e.kind == "load"}
     reads = tuple(b for node, b in buffers.items() if node in used)
     outputs = tuple(dict.fromkeys(buffers[w.tensor] for w in writes))
     along = tuple(a for a in axes if a.variable in contiguous)
-    cuts = tuple(c for c in cuts_of(writes) if builder.axes[c.axis].role in ("grid", "one"))
+    cuts = tuple(c for c in cuts if builder.axes[c.axis].role in ("grid", "one"))
     count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
-    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, written, tuple(log)))
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, written, roles is not None, tuple(log)))
 
 
 def _innermost_last(
@@ -264,12 +268,27 @@ def _for_products(order: list[Variable], products: Sequence[Product], writes: Se
     graph.add_nodes_from(order)
     for p in products:
         first, last = sorted((p.rows, p.columns), key=lambda side: min(place[a] for a in side))
-        edges = [(a, k) for a in first for k in p.axes] + [(k, b) for k in p.axes for b in last]
-        edges = [edge for edge in edges if not graph.has_edge(*edge)]
-        graph.add_edges_from(edges)
-        if not nx.is_directed_acyclic_graph(graph):
-            graph.remove_edges_from(edges)
+        _ordered(graph, [(a, k) for a in first for k in p.axes] + [(k, b) for k in p.axes for b in last])
+    tiled = {a for p in products for a in p.fold.free} | {a for p in products for a in p.axes}
+    for e in walk([w.value for w in writes]):
+        if is_contraction(e) and not tiled & {*e.free, *e["axes"]}:
+            _ordered(graph, _as_loaded(e))
     return list(nx.lexicographical_topological_sort(graph, key=place.__getitem__))
+
+
+def _ordered(graph: nx.DiGraph, edges: Sequence[tuple[Variable, Variable]]) -> None:
+    """Adds an order to others, if it does not contradict them."""
+    edges = [edge for edge in edges if not graph.has_edge(*edge)]
+    graph.add_edges_from(edges)
+    if not nx.is_directed_acyclic_graph(graph):
+        graph.remove_edges_from(edges)
+
+
+def _as_loaded(e: Expr) -> list[tuple[Variable, Variable]]:
+    """The axes of a matrix times a vector in the order in which the matrix has them."""
+    loads = [[v for i in part["index"] for v in variables(i)] for part in walk([e.args[0]]) if part.kind == "load"]
+    axes = max(loads, key=len, default=[])
+    return list(pairwise(axes))
 
 
 def _reuse(writes: Sequence[Write], buffers: Mapping[Node, Buffer]) -> list[frozenset[Variable]]:

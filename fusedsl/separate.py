@@ -14,37 +14,47 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
-from .algebra import Maybe, apply, choose, is_op, minus, negative, over, plus, times, value
-from .index import Atom, Index
+from .algebra import Maybe, apply, choose, equals, is_number, is_op, minus, negative, over, plus, times, value
+from .index import Index, Variable, poly
 from .ir import OPS
-from .scalar import Expr, Free, constant, make, number, substitute
+from .scalar import TRUE, Expr, Free, both, constant, less, make, number, rebuild, select, substitute, walk
 from .types import bool_
 
 RANK = 4  # the most terms
+PLACES = 16  # of an axis, the first that a pilot is the mean of
 
 
 class Inseparable(Exception):
     """Why a value does not separate."""
 
 
+class Power(NamedTuple):
+    """The exponential of a + b: op is exp or exp2."""
+
+    a: Maybe
+    b: Maybe
+    op: str
+
+
 @dataclass(frozen=True)
 class Term:
-    """inner * outer / under * prod exp(a + b), for (a, b) of exponents. inner and a vary along the axes and use no
-    reduction over them; outer, under and b do not vary."""
+    """inner * outer / under * prod exp(a + b), for every power. inner and a vary along the axes and use no reduction
+    over them; outer, under and b do not vary."""
 
     inner: Maybe = None
     outer: Maybe = None
     under: Maybe = None
-    exponents: tuple[tuple[Maybe, Maybe], ...] = ()
+    powers: tuple[Power, ...] = ()
 
     @property
     def is_inner(self) -> bool:
-        return self.outer is None and self.under is None and not self.exponents
+        return self.outer is None and self.under is None and not self.powers
 
     @property
     def is_outer(self) -> bool:
-        return self.inner is None and not self.exponents
+        return self.inner is None and not self.powers
 
 
 class Separation:
@@ -53,6 +63,7 @@ class Separation:
     def __init__(self, axes: Free) -> None:
         self.axes = axes
         self.memo: dict[Expr, list[Term]] = {}
+        self.pilots: dict[Expr, Expr] = {}
 
     def is_stale(self, e: Expr) -> bool:
         """Whether it uses a reduction over the axes."""
@@ -108,23 +119,23 @@ class Separation:
     def _ratio(self, e: Expr) -> list[Term]:
         """(sum_j)(sum_i) h / k: every product; where several factors vary, a sum of what varies and what does not is
         centred at a pilot first"""
-        varying, outer, under = self._factors(e)
+        varying, outer, under = self.factors(e)
         sides = [self.terms(f) for f in varying]
         if len(varying) > 1:
-            sides = [self._centred(side) for side in sides]
+            sides = [self.centred(side) for side in sides]
         result = [Term(outer=outer, under=under)]
         for side in sides:
             result = [_product(s, t) for s, t in product(result, side)]
         return result
 
-    def _factors(self, e: Expr) -> tuple[list[Expr], Maybe, Maybe]:
+    def factors(self, e: Expr) -> tuple[list[Expr], Maybe, Maybe]:
         """The factors of a product that vary along the axes, the product of the others, and what divides it."""
         if not self.varies(e):
             return ([], e, None) if self.is_stale(e) else ([e], None, None)
         if is_op(e, "div") and (self.varies(e.args[1]) or not self.is_stale(e.args[1])):
             return [e], None, None
         if is_op(e, "mul", "div"):
-            (varying, outer, under), (others, factor, divisor) = (self._factors(a) for a in e.args)
+            (varying, outer, under), (others, factor, divisor) = (self.factors(a) for a in e.args)
             if is_op(e, "mul"):
                 return [*varying, *others], times(outer, factor), times(under, divisor)
             return varying, times(outer, divisor), times(under, factor)
@@ -136,7 +147,8 @@ class Separation:
         if len(below) > 1:
             raise Inseparable(f"a quotient by a sum of {len(below)} separated terms")
         (t,) = below
-        under = Term(over(None, t.inner, b.dtype), t.under, t.outer, tuple((negative(p), negative(q)) for p, q in t.exponents))
+        powers = tuple(Power(negative(p), negative(q), op) for p, q, op in t.powers)
+        under = Term(over(None, t.inner, b.dtype), t.under, t.outer, powers)
         result = []
         for s in self.terms(a):
             inner = over(s.inner, t.inner, a.dtype) if t.inner is not None else s.inner
@@ -144,8 +156,8 @@ class Separation:
             result.append(replace(_product(replace(s, inner=None), rest), inner=inner))
         return result
 
-    def _exp(self, a: Expr, factor: float | None = None) -> list[Term]:
-        """exp(sum g + sum h): an exponent, where every term either varies or uses reductions"""
+    def _exp(self, a: Expr, op: str = "exp") -> list[Term]:
+        """exp(sum g + sum h): a power, where every term either varies or uses reductions"""
         inner: Maybe = None
         outer: Maybe = None
         for t in self.terms(a):
@@ -154,32 +166,28 @@ class Separation:
             elif t.is_outer:
                 outer = plus(outer, over(t.outer, t.under, a.dtype))
             else:
-                raise Inseparable("exp of a product does not separate")
-        if factor is not None:
-            by = constant(factor, a.dtype)
-            inner, outer = (None if e is None else apply("mul", e, by) for e in (inner, outer))
-        return [Term(exponents=((inner, outer),))]
+                raise Inseparable(f"{op} of a product does not separate")
+        return [Term(powers=(Power(inner, outer, op),))]
 
     def _exp2(self, a: Expr) -> list[Term]:
-        return self._exp(a, math.log(2))
+        return self._exp(a, "exp2")
 
     def _log(self, a: Expr) -> list[Term]:
-        """log(g h exp(a + b)) = (log g + a) + (log h + b)"""
-        found = merged(self.terms(a))
-        if len(found) > 1:
-            raise Inseparable(f"log of a sum of {len(found)} separated terms")
-        (t,) = found
+        """log(g h exp(a + b)) = (log g + a) + (log h + b) for h > 0"""
+        t = self._one_positive(a, "log")
+        if any(power.op != "exp" for power in t.powers):
+            raise Inseparable("log of a power of 2 does not separate")
         inner = None if t.inner is None else apply("log", t.inner)
         outer = over(t.outer, t.under, a.dtype)
         outer = None if outer is None else apply("log", outer)
-        for p, q in t.exponents:
+        for p, q, _ in t.powers:
             inner, outer = plus(inner, p), plus(outer, q)
         return [Term(inner=value(inner, 0, a.dtype)), Term(outer=value(outer, 0, a.dtype))]
 
     def _root(self, a: Expr, name: str) -> list[Term]:
         """sqrt(g h) = sqrt(g) sqrt(h) for h > 0"""
         t = self._one_positive(a, name)
-        if t.exponents:
+        if t.powers:
             raise Inseparable(f"{name} of an exponential does not separate")
         outer = over(t.outer, t.under, a.dtype)
         return [Term(inner=apply(name, value(t.inner, 1, a.dtype)), outer=apply(name, value(outer, 1, a.dtype)))]
@@ -223,10 +231,10 @@ class Separation:
 
     def _masked(self, condition: Expr, t: Term, keep: bool, e: Expr) -> Term:
         """A term where the condition holds (or does not), 0 elsewhere: of an exponential, by its exponent."""
-        if t.exponents:
-            (p, q), *rest = t.exponents
-            p = self._choose(condition, value(p, 0, e.dtype), constant(-math.inf, e.dtype), keep)
-            return replace(t, exponents=((p, q), *rest))
+        if t.powers:
+            first, *rest = t.powers
+            p = self._choose(condition, value(first.a, 0, e.dtype), constant(-math.inf, e.dtype), keep)
+            return replace(t, powers=(first._replace(a=p), *rest))
         return replace(t, inner=self._choose(condition, value(t.inner, 1, e.dtype), constant(0, e.dtype), keep))
 
     def _choose(self, condition: Expr, a: Expr, b: Expr, keep: bool) -> Expr:
@@ -240,7 +248,7 @@ class Separation:
             raise Inseparable(f"{e.op.name} within the reduction does not separate")
         result = []
         for t in self.terms(e.args[0]):
-            parts = [t.outer, t.under, *(part for pair in t.exponents for part in pair)]
+            parts = [t.outer, t.under, *(part for power in t.powers for part in (power.a, power.b))]
             if any(part is not None and part.free & own for part in parts):
                 raise Inseparable("an inner sum runs over a factor that uses a reduction")
             if t.inner is None:
@@ -253,11 +261,35 @@ class Separation:
             result.append(replace(t, inner=inner))
         return result
 
+    # -- range
+
+    def covers(self, ceiling: Maybe, exponent: Expr) -> bool:
+        """Whether a value made of extremes is at least an exponent wherever they have been taken, and only grows as more
+        is met: then the exponential of the difference is at most 1, and so is what it shrinks by."""
+        return ceiling is not None and any(self._covers(ceiling, e) for e in unmasked(exponent))
+
+    def _covers(self, ceiling: Expr, exponent: Expr) -> bool:
+        """max(a) covers a; what covers it with a limit or a positive factor does so too"""
+        if is_extreme(ceiling, "reduce_max"):
+            return exponent is ceiling.args[0]
+        if is_op(ceiling, "neg") and is_extreme(ceiling.args[0], "reduce_min"):
+            (of,) = ceiling.args[0].args
+            return exponent is negative(of) or exponent is apply("neg", of)
+        if is_op(ceiling, "maximum"):
+            a, b = ceiling.args
+            return any(self.covers(one, exponent) and not self.is_stale(other) for one, other in ((a, b), (b, a)))
+        if is_pivot(ceiling):
+            return self.covers(ceiling.args[2], exponent)
+        if is_op(ceiling, "mul") and is_op(exponent, "mul"):
+            shared = [a for a in ceiling.args if a.kind == "const" and a["value"] > 0 and a in exponent.args]
+            return any(self.covers(_without(ceiling, a), _without(exponent, a)) for a in shared)
+        return False
+
     # -- pilots
 
-    def _centred(self, terms: list[Term]) -> list[Term]:
-        """[g] + [h] -> [g - c] + [c + h], where c is g at the first place of the axis: a sum of products of them keeps its
-        digits where g and h almost cancel. What is loaded for c does not depend on how the axis is walked."""
+    def centred(self, terms: list[Term]) -> list[Term]:
+        """[g] + [h] -> [g - c] + [c + h], where c is about g's mean: a sum of products of them keeps its digits where g
+        and h almost cancel."""
         inner = [t for t in terms if t.is_inner]
         outer = [t for t in terms if t.is_outer]
         if len(inner) + len(outer) != len(terms) or not inner or not outer:
@@ -266,8 +298,9 @@ class Separation:
         for t in inner:
             total = plus(total, t.inner)
         assert total is not None
-        first: dict[Atom, Index] = dict.fromkeys(self.axes, 0)
-        pilot = finite(substitute(total, first))
+        if total not in self.pilots:
+            self.pilots[total] = pilot_of(total, self.axes)
+        pilot = self.pilots[total]
         rest: Expr = pilot
         for t in outer:
             rest = plus(rest, over(t.outer, t.under, rest.dtype)) or rest
@@ -281,6 +314,36 @@ _RULES: dict[str, Callable[..., list[Term]]] = {
 }  # fmt: skip
 
 
+def pilot_of(e: Expr, axes: Free) -> Expr:
+    """The mean of a value over the first places of its axes, 0 if that is infinite or NaN. It is loaded for itself, so it
+    does not depend on how the axes are walked or cut."""
+    *outer, last = sorted((a for a in axes if a in e.free), key=lambda a: a.key)
+    place = Variable(last.name, PLACES)
+    there = substitute(e, {**dict.fromkeys(outer, 0), last: poly(place)})
+    inside = less(poly(place), last.extent)
+    number_of = constant(PLACES, e.dtype)
+    if inside is not TRUE:
+        zero, one = constant(0, e.dtype), constant(1, e.dtype)
+        there = select(inside, guarded(there, inside), zero)
+        number_of = _summed(select(inside, one, zero), place)
+    return finite(apply("div", _summed(there, place), number_of))
+
+
+def _summed(e: Expr, axis: Variable) -> Expr:
+    return make("reduce", e.dtype, (e,), OPS["reduce_sum"], axes=(axis,))
+
+
+def guarded(e: Expr, condition: Expr) -> Expr:
+    """A value whose loads happen only where a condition holds."""
+    memo: dict[Expr, Expr] = {}
+    for part in walk([e]):
+        args = tuple(memo[a] for a in part.args)
+        if part.kind == "load" and not part["tensor"].is_number and part.free & condition.free:
+            args = (both(condition, args[0]) if args else condition,)
+        memo[part] = rebuild(part, args)
+    return memo[e]
+
+
 def finite(e: Expr) -> Expr:
     """e, and 0 where it is infinite or NaN."""
     difference = apply("sub", e, e)
@@ -289,34 +352,34 @@ def finite(e: Expr) -> Expr:
 
 
 def is_nothing(t: Term) -> bool:
-    return t.inner is not None and t.inner.kind == "const" and t.inner["value"] == 0 and not t.exponents
+    return t.inner is not None and t.inner.kind == "const" and t.inner["value"] == 0 and not t.powers
 
 
 def _negated(t: Term, e: Expr) -> Term:
-    if t.inner is None and not t.exponents:
+    if t.inner is None and not t.powers:
         return replace(t, outer=negative(value(t.outer, 1, e.dtype)))
     return replace(t, inner=negative(value(t.inner, 1, e.dtype)))
 
 
 def _product(s: Term, t: Term) -> Term:
     return Term(
-        times(s.inner, t.inner), times(s.outer, t.outer), times(s.under, t.under), (*s.exponents, *t.exponents)
+        times(s.inner, t.inner), times(s.outer, t.outer), times(s.under, t.under), (*s.powers, *t.powers)
     )
 
 
 def merged(terms: Iterable[Term]) -> list[Term]:
-    """Terms with one outer part and exponents as one, and those with one inner part and exponents."""
+    """Terms with one outer part and powers as one, and those with one inner part and powers."""
     found: list[Term] = []
     for t in terms:
         for at, other in enumerate(found):
-            same = (other.outer, other.under, other.exponents) == (t.outer, t.under, t.exponents)
-            if same and t.inner is not None and other.inner is not None:
-                found[at] = replace(other, inner=plus(other.inner, t.inner))
-                break
-            if (other.inner, other.exponents) == (t.inner, t.exponents) and other.outer is not None and t.outer is not None:
+            if (other.inner, other.powers) == (t.inner, t.powers) and other.outer is not None and t.outer is not None:
                 dtype = t.outer.dtype
                 total = plus(over(other.outer, other.under, dtype), over(t.outer, t.under, dtype))
-                found[at] = Term(t.inner, total, None, t.exponents)
+                found[at] = Term(t.inner, total, None, t.powers)
+                break
+            same = (other.outer, other.under, other.powers) == (t.outer, t.under, t.powers)
+            if same and t.inner is not None and other.inner is not None:
+                found[at] = replace(other, inner=plus(other.inner, t.inner))
                 break
         else:
             found.append(t)
@@ -355,12 +418,28 @@ def is_nonnegative(e: Expr) -> bool:
     return is_positive(e)
 
 
-def covered(exponent: Expr, extreme: Expr) -> bool:
-    """Whether an exponent is at most what an extreme over the axes gives: it is what the maximum is taken of, or the
-    negative of what the minimum is of."""
-    assert extreme.op is not None
-    (of,) = extreme.args[:1]
-    if extreme.op.name == "reduce_min":
-        return exponent is negative(of) or exponent is apply("neg", of)
-    scaled = is_op(exponent, "mul") and any(a.kind == "const" and a["value"] > 0 for a in exponent.args)
-    return exponent is of or (scaled and of in exponent.args)
+def is_extreme(e: Expr, name: str) -> bool:
+    return e.kind == "reduce" and e.op is not None and e.op.name == name
+
+
+def is_pivot(e: Expr) -> bool:
+    """A maximum, and 0 where it is infinite."""
+    if not is_op(e, "where") or not is_number(e.args[1], 0):
+        return False
+    condition, _, most = e.args
+    return condition is equals(most, -math.inf) or condition is equals(apply("abs", most), math.inf)
+
+
+def unmasked(e: Expr) -> list[Expr]:
+    """A value, and what it is where it is not -inf."""
+    if e.kind == "select" or is_op(e, "where"):
+        _, a, b = e.args
+        for one, other in ((a, b), (b, a)):
+            if is_number(other, -math.inf):
+                return [e, *unmasked(one)]
+    return [e]
+
+
+def _without(e: Expr, factor: Expr) -> Expr:
+    a, b = e.args
+    return b if a is factor else a

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from .errors import Line
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
 from .ir import OPS, Node
-from .kernel import Assign, Axis, Buffer, Check, Loop, State, Statement, Store, Update, needs_mask
+from .kernel import Assign, Axis, Buffer, Check, Loop, Range, State, Statement, Store, Update, needs_mask
 from .levels import Nest, level
 from .lower import Refusal, Write
 from .products import Product, product_of
+from .ranges import range_of
 from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
 from .types import DType, bool_
 
@@ -72,11 +73,13 @@ class Builder:
         buffers: Mapping[Node, Buffer],
         names: Names,
         inner: Collection[Expr] = (),
+        guards: Collection[Expr] = (),
+        by_rounds: bool = False,
     ) -> None:
         self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
         self.order = [a.variable for a in axes]
         self.loops = [n for n in nests if not n.resident]
-        self.nests, self.inner = nests, inner
+        self.nests, self.inner, self.guards = nests, inner, guards
         self.taken = set(RESERVED) | _parameter_names(axes, buffers)
         self.passes: list[Pass] = []
         self.after: list[Scope] = [Scope()]  # after[n]: after pass n
@@ -85,7 +88,7 @@ class Builder:
         self.needs: dict[Expr, int] = {}
         self.checked: set[tuple[Expr, Index, tuple[Expr, ...]]] = set()
         self.followed: set[Expr] = set()  # reductions that others ask for while the loop runs
-        self.by_rounds = False  # whether what a round adds is reduced at once: beside tiles lanes would take too much
+        self.by_rounds = by_rounds  # whether what a round adds is reduced at once: beside tiles lanes would take too much
         self.late: list[Statement] = []  # of the pass being built: what ends a round
         self.raw: set[Expr] = set()  # loads that only products use, in the type that memory has
 
@@ -93,7 +96,6 @@ class Builder:
         self.raw = _only_multiplied(writes)
         exprs = walk([w.value for w in writes])
         self.followed = {e.args[0] for e in exprs if e.kind in ("now", "before")}
-        self.by_rounds = any(product_of(e) is not None for e in exprs)
         self.passes = self._plan(writes)
         rest = [w for w in writes if not any(w in p.writes for p in self.passes)]
         for number, one in enumerate(self.passes, 1):
@@ -127,6 +129,7 @@ class Builder:
 
     def _pass(self, one: Pass, number: int) -> None:
         axes = one.nest.axes
+        before, after = self.after[number - 1], self.after[number]
         scopes = [Scope() for _ in axes]
         self.current = dict(zip(axes, scopes, strict=True))
         self.needs = {}
@@ -140,18 +143,32 @@ class Builder:
         for w in one.writes:
             self._store(w, scopes[-1])
         scopes[-1].statements += self.late
+        part = self._range(one, before) if len(axes) == 1 and not one.writes else None
         loop: Statement | None = None
         for axis, scope in reversed(list(zip(axes, scopes, strict=True))):
             body = scope.statements + ([loop] if loop is not None else [])
             inner = self.axes[axis]
             states = tuple(self.states) if axis is axes[0] else ()
-            loop = Loop(inner, states, tuple(body), one.number)
+            loop = Loop(inner, states, tuple(body), one.number, part)
         assert loop is not None
-        before, after = self.after[number - 1], self.after[number]
         before.statements.append(loop)
         self.current = {}
         for r, state in finals:
             self._finish(r, state, after)
+
+    def _range(self, one: Pass, before: Scope) -> Range | None:
+        """The part of the axis in which what is reduced does anything."""
+
+        def given(e: Expr, greatest: bool) -> Index:
+            tiled = tuple(a for a in self._ordered(e.free) if self.axes[a].is_tiled)
+            value = self.emit(e, before)
+            if tiled:
+                op = OPS["reduce_max" if greatest else "reduce_min"]
+                value = self.emit_named(make("reduce", e.dtype, (value,), op, axes=tiled), before)
+            return poly(Loaded(value, 2**31))
+
+        bodies = [(r.args[0], _identity(r)["value"]) for r in one.reductions]
+        return range_of(bodies, one.nest.axes[0], self.axes, given, self.guards)
 
     def _accumulate(self, r: Expr, scope: Scope) -> State:
         """acc = acc combined with the body: lane by lane, the lanes combined once, after the loop; a product of tiles,
@@ -363,7 +380,8 @@ class Builder:
             if part in self.needs:
                 continue
             own = 0
-            if part.kind == "reduce" and any(part["axes"][0] in n for n in self.loops):
+            mine = part.kind == "reduce" and part not in self.inner
+            if mine and any(part["axes"][0] in n for n in self.loops):
                 own = next(i for i, p in enumerate(self.passes, 1) if part in p.reductions)
             self.needs[part] = max([own, *(self.needs[c] for c in part.children)])
         return self.needs[e]

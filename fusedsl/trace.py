@@ -283,9 +283,32 @@ def _finish(session: Session, result: Any) -> Traced:
     names = {node: name for node, name in session.notes.names.items() if node in kept}
     lines = {node: line for node, line in session.notes.lines.items() if node in kept}
     graph = Graph(tuple(each.node for each in inputs), outputs, session.name, names, lines)
+    _require_same_precision(session.reader, graph)
     device = session.inputs.device or torch.get_default_device()
     draws = tuple((at, each.draws) for at, each in enumerate(inputs) if each.draws is not None)
     return Traced(graph, results, _binder(session, inputs), device, draws)
+
+
+def _require_same_precision(reader: Reader, graph: Graph) -> None:
+    """Whether the factors of f32 products are rounded is a setting of torch, which a contraction has read."""
+    products = (n for n in _within(graph.outputs) if n.op.name == "sum_products")
+    if any(n["precision"] in ("f32", "tf32") for n in products):
+        setting = "torch.get_float32_matmul_precision() == 'highest'"
+        reader.require(f"({setting}) is {torch.get_float32_matmul_precision() == 'highest'}")
+
+
+def _within(outputs: Sequence[Node]) -> set[Node]:
+    """Every node that the outputs need, and those that compositions among them stand for."""
+    found: set[Node] = set()
+    left = list(outputs)
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += node.inputs
+            if node.op.expand is not None:
+                left.append(node.expansion)
+    return found
 
 
 def _real(session: Session, leaf: Any) -> Any:

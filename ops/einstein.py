@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fusedsl.errors import BadArgument, ShapesDisagree
+from fusedsl.index import Index
 from fusedsl.ir import Choice, Node, declare, spells
 from fusedsl.types import same_size, show_shape
 
-from .contract import Name, one_dtype, product
-from .convert import narrow, wide
-from .movement import diagonal, permute
-from .reduce import reduce_sum
+from .contract import Name, lined_up, product
+from .convert import narrow
+from .movement import diagonal, permute, squeeze
+from .reduce import sum
+from .spell import flat
 
 if TYPE_CHECKING:
     from lark import Lark
-
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @cache
@@ -40,10 +40,12 @@ def _terms(equation: str) -> tuple[list[list[str]], list[str]]:
     from lark.exceptions import UnexpectedInput
 
     try:
-        terms, arrow, result = _parser().parse(equation).children
+        tree: Any = _parser().parse(equation)
     except UnexpectedInput as error:
         at = f"position {error.column}" if error.column and error.column > 0 else "the end"
-        raise _mistake(equation, f"letters, ... and commas, and -> before the result's, which it is not at {at}") from None
+        rule = f"letters, ... and commas, and -> before the result's, which it is not at {at}"
+        raise _mistake(equation, rule) from None
+    terms, arrow, result = tree.children
     names = [[str(token) for token in term.children] for term in terms.children]
     if arrow is None:
         every = [name for term in names for name in term]
@@ -83,26 +85,66 @@ def _diagonals(x: Node, names: list[Name]) -> tuple[Node, list[Name]]:
         one = names.index(name)
         other = names.index(name, one + 1)
         if not same_size(x.shape[one], x.shape[other]):
-            raise ShapesDisagree(op="einsum", rule=f"the sizes of {name} must be the same", got=show_shape(x.shape), hint="")
+            rule = f"the sizes of {name} must be the same"
+            raise ShapesDisagree(op="einsum", rule=rule, got=show_shape(x.shape), hint="")
         x = diagonal(x, 0, one, other)
         names = [c for at, c in enumerate(names) if at not in (one, other)] + [name]
     return x, names
 
 
-def _einsum(tensors: Sequence[Node], equation: str) -> Node:
-    dt = one_dtype("einsum", *tensors)
-    terms, result = _named(equation, [t.rank for t in tensors])
-    operands = [_diagonals(*each) for each in zip(tensors, terms, strict=True)]
-    (x, names), *rest = operands
-    for at, (y, others) in enumerate(rest):
-        later = {name for _, own in rest[at + 1 :] for name in own}
-        union = list(dict.fromkeys([*names, *others]))
-        kept = [name for name in union if name in result or name in later] if later or at + 1 < len(rest) else result
-        x, names = narrow(product("einsum", x, names, y, others, kept), dt), kept
-    summed = tuple(at for at, name in enumerate(names) if name not in result)
+def _check_sizes(equation: str, operands: Sequence[tuple[Node, list[Name]]]) -> None:
+    """Raises ShapesDisagree where a name stands for two sizes, neither of them 1."""
+    sizes: dict[Name, Index] = {}
+    for x, names in operands:
+        for name, n in zip(names, x.shape, strict=True):
+            known = sizes.setdefault(name, n)
+            if known == 1:
+                sizes[name] = n
+            elif n != 1 and not same_size(known, n):
+                what = name if isinstance(name, str) else "what ... stands for"
+                got = f"{known} and {n} in {' and '.join(show_shape(each.shape) for each, _ in operands)}"
+                raise ShapesDisagree(op="einsum", rule=f"the sizes of {what} must be equal, or 1",
+                                     got=f"{got} for {equation!r}", hint="")  # fmt: skip
+
+
+def _without(x: Node, names: Sequence[Name], dropped: Collection[Name]) -> tuple[Node, list[Name]]:
+    """x summed over names, and those that are left. A sum of integers is of i64, as torch's."""
+    dims = [at for at, name in enumerate(names) if name in dropped]
+    for at in reversed([d for d in dims if x.shape[d] == 1]):
+        x = squeeze(x, at)
+        names = [*names[:at], *names[at + 1 :]]
+    dims = tuple(at for at, name in enumerate(names) if name in dropped)
+    return (sum(x, dims) if dims else x), [name for name in names if name not in dropped]
+
+
+def _moving(x: Node, names: Sequence[Name]) -> set[Name]:
+    """The names that x has more than one index of."""
+    return {name for name, n in zip(names, x.shape, strict=True) if n != 1}
+
+
+def _pair(x: Node, left: list[Name], y: Node, right: list[Name], kept: Sequence[Name]) -> Node:
+    """The product of two operands, summed over the names that are not kept."""
+    summed = (_moving(x, left) & _moving(y, right)) - {*kept}
+    x, left = _without(x, left, {*left} - {*kept} - summed)
+    y, right = _without(y, right, {*right} - {*kept} - summed)
     if summed:
-        x, names = narrow(reduce_sum(wide(x, dt), summed), dt), [name for name in names if name in result]
-    return x if names == result else permute(x, tuple(names.index(name) for name in result))
+        return narrow(product("einsum", x, left, y, right, kept), x.dtype)
+    return lined_up(x, left, kept) * lined_up(y, right, kept)
+
+
+def _einsum(tensors: Sequence[Node], equation: str) -> Node:
+    terms, result = _named(equation, [t.rank for t in tensors])
+    (x, names), *rest = operands = [_diagonals(*each) for each in zip(tensors, terms, strict=True)]
+    _check_sizes(equation, operands)
+    for at, (y, others) in enumerate(rest, 2):
+        later = {name for _, own in operands[at:] for name in own}
+        kept = [name for name in dict.fromkeys([*names, *others]) if name in result or name in later]
+        kept = kept if later else result
+        x, names = _pair(x, names, y, others, kept), kept
+    summed = tuple(at for at, name in enumerate(names) if name not in result)
+    x = sum(x, summed) if summed else x
+    names = [name for name in names if name in result]
+    return permute(x, tuple(names.index(name) for name in result))
 
 
 @declare(expand=_einsum)
@@ -115,53 +157,9 @@ def einsum(tensors: list[torch.Tensor], equation: Choice):
 # ---- as torch calls them ---------------------------------------------------------------------------------------------
 
 
+# ---- as torch calls them ---------------------------------------------------------------------------------------------
+
+
 @spells("torch.einsum")
-def einsum_(equation, *operands):
-    if not isinstance(equation, str):  # operand, dimensions, operand, dimensions ..., perhaps the result's
-        return _by_numbers((equation, *operands))
-    one = len(operands) == 1 and isinstance(operands[0], (list, tuple))
-    return einsum(list(operands[0] if one else operands), equation)
-
-
-def _by_numbers(args):
-    """einsum(x, [0, 1], y, [1, 2], [0, 2]): numbers below 52 stand for letters."""
-
-    def term(numbers) -> str:
-        if not all(n is Ellipsis or (isinstance(n, int) and 0 <= n < len(LETTERS)) for n in numbers):
-            rule = f"lists of ... and of numbers from 0 to {len(LETTERS) - 1}"
-            raise BadArgument(op="einsum", name="the dimensions", rule=rule, got=repr(numbers), hint="")
-        return "".join("..." if n is Ellipsis else LETTERS[n] for n in numbers)
-
-    pairs, result = args[: len(args) // 2 * 2], args[len(args) // 2 * 2 :]
-    equation = ",".join(term(numbers) for numbers in pairs[1::2])
-    return einsum(list(pairs[::2]), equation + "".join("->" + term(numbers) for numbers in result))
-
-
-@spells("torch.tensordot")
-def tensordot(a, b, dims=2, out=None):
-    m, n = len(a.shape), len(b.shape)
-    if isinstance(dims, int):
-        dims = (range(m - dims, m), range(dims))
-    left, right = (list(d) if isinstance(d, (list, tuple, range)) else [d] for d in dims)
-    if len(left) != len(right) or not all(-m <= d < m for d in left) or not all(-n <= d < n for d in right):
-        rule = f"as many dimensions of each operand, which have {m} and {n}"
-        raise BadArgument(op="tensordot", name="dims", rule=rule, got=repr(dims), hint="")
-    first, second = list(LETTERS[:m]), list(LETTERS[m : m + n])
-    for d, e in zip(left, right, strict=True):
-        second[e] = first[d]
-    kept = [c for c in first if c not in second] + [c for c in second if c not in first]
-    return einsum([a, b], f"{''.join(first)},{''.join(second)}->{''.join(kept)}")
-
-
-@spells("torch.chain_matmul", "torch.linalg.multi_dot")
-def chain_matmul(*matrices, out=None):
-    matrices = matrices[0] if len(matrices) == 1 and isinstance(matrices[0], (list, tuple)) else matrices
-    product = matrices[0]
-    for matrix in matrices[1:]:
-        product = product @ matrix
-    return product
-
-
-@spells("torch.outer", "Tensor.outer", "torch.ger", "Tensor.ger")
-def outer(input, vec2):
-    return einsum([input, vec2], "i,j->ij")
+def einsum_(equation, *operands):  # torch itself makes an equation of lists of numbers
+    return einsum(list(flat(operands)), equation)

@@ -11,12 +11,22 @@ Families of them are in `spell_*.py`. Here is what these share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
-from fusedsl.ir import OPS
+from fusedsl.ir import OPS, Op
 from fusedsl.types import dim_in
 
-ops = SimpleNamespace(**OPS)
+
+class _Ops:
+    """Every op that is declared, by its name, whenever it is."""
+
+    def __getattr__(self, name: str) -> Op:
+        try:
+            return OPS[name]
+        except KeyError:
+            raise AttributeError(f"no op {name!r}") from None
+
+
+ops = _Ops()
 
 
 def flat(sizes: Sequence) -> tuple:

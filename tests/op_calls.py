@@ -12,7 +12,7 @@ from fusedsl import ir
 from fusedsl.index import Index, Symbol, evaluate, poly
 from fusedsl.ir import OPS, Node, Op, build
 from fusedsl.ops.convert import torch_dtype
-from fusedsl.types import Type, dtype
+from fusedsl.types import DType, Type, dtype
 from tests.builder import Builder, Refused
 from tests.tensors import LAYOUTS, fill
 
@@ -459,6 +459,152 @@ def _triangle(builder: Builder, op: Op) -> dict[str, Any]:
     return {**sizes, "offset": builder.source.integer(-3, 3)}
 
 
+# ---- contractions ----------------------------------------------------------------------------------------------------
+
+
+def _is_mild(value: torch.Tensor | float) -> bool:
+    """Whether no sum of products depends on the order: inf and NaN do not mind, huge values do."""
+    values = torch.as_tensor(value)
+    return not bool((values.isfinite() & (values.abs() > 100)).any())
+
+
+def _factor(builder: Builder, shape: Sequence[Index], dt: DType) -> Node:
+    """A new operand of a contraction, now and then with an inf or a NaN."""
+    values = fill(builder.numbers(shape), dt, (-4, 4), builder.source.integer(0, 1000), edges=False)
+    if dt.is_float and values.numel() and builder.limits.edges and builder.rarely(4):
+        values.view(-1)[builder.source.integer(0, values.numel() - 1)] = builder.source.pick([math.nan, math.inf])
+    values = builder.source.pick(LAYOUTS)(values) if builder.limits.strides else values
+    return builder.given(values, Type(dt, tuple(shape)))
+
+
+def _lengths(builder: Builder, count: int) -> list[Index]:
+    symbols = [poly(Symbol(name)) for name in builder.sizes]
+    return [builder.source.pick([3, 2, *symbols, 1, 5, *([0] if builder.rarely(6) else [])]) for _ in range(count)]
+
+
+def _number_type(builder: Builder) -> DType:
+    kinds = [kind for kind in builder.limits.dtypes if kind != "bool"]
+    if not kinds:
+        raise Refused
+    return dtype(builder.source.pick(kinds))
+
+
+def _first(builder: Builder, *ranks: int) -> Node:
+    """The operand that the others are made for: one of so many dimensions that there is, or a new one."""
+
+    def fits(node: Node) -> bool:
+        return node.rank in ranks and not node.dtype.is_bool and _is_mild(builder.values[node])
+
+    found = [node for node in builder.pool if fits(node)]
+    if found and not builder.rarely(3):
+        return builder.late(found)
+    return _factor(builder, _lengths(builder, builder.source.pick(ranks)), _number_type(builder))
+
+
+def _matmul(builder: Builder, op: Op) -> dict[str, Any]:
+    a = _first(builder, 2, 1, 3, 4)
+    if builder.rarely(4):
+        return {"a": a, "b": _factor(builder, a.shape[-1:], a.dtype)}
+    batch = [builder.source.pick([n, 1]) for n in a.shape[:-2]][builder.source.integer(0, 1) :]
+    return {"a": a, "b": _factor(builder, [*batch, a.shape[-1], *_lengths(builder, 1)], a.dtype)}
+
+
+def _product(left: int, right: int) -> Callable[[Builder, Op], dict[str, Any]]:
+    """A product of operands with so many dimensions. A first one of three is what is added."""
+
+    def draw(builder: Builder, op: Op) -> dict[str, Any]:
+        *added, first, second = op.operands
+        a = _first(builder, left)
+        batch, (rows, summed) = a.shape[:-2], a.shape[-2:]
+        b = _factor(builder, [*batch, summed, *_lengths(builder, 1)][:right], a.dtype)
+        given: dict[str, Any] = {first: a, second: b}
+        for name in added:
+            shape = [*(batch if op.name == "baddbmm" else ()), rows, *b.shape[left - 1 :]]
+            if 0 not in a.shape:  # where torch does not broadcast what addmv adds
+                shape = [builder.source.pick([n, n, 1]) for n in shape][builder.rarely(4) :]
+            given |= {name: _factor(builder, shape, a.dtype), "beta": builder.source.pick([1, 0, 2, 0.5]),
+                      "alpha": builder.source.pick([1, 3, 0.25])}  # fmt: skip
+        return given
+
+    return draw
+
+
+def _vector_product(builder: Builder, op: Op) -> dict[str, Any]:
+    a = _first(builder, 1)
+    return {"a": a, op.operands[1]: _factor(builder, a.shape, a.dtype)}
+
+
+def _addr(builder: Builder, op: Op) -> dict[str, Any]:
+    a = _first(builder, 1)
+    b = _factor(builder, _lengths(builder, 1), a.dtype)
+    shape = [builder.source.pick([n, 1]) for n in (*a.shape, *b.shape)][builder.rarely(4) :]
+    return {"x": _factor(builder, shape, a.dtype), "vec1": a, "vec2": b, "beta": builder.source.pick([1, 0, 2]),
+            "alpha": builder.source.pick([1, 3])}  # fmt: skip
+
+
+def _linear(builder: Builder, op: Op) -> dict[str, Any]:
+    x = _first(builder, 2, 1, 3)
+    weight = _factor(builder, [*_lengths(builder, 1), x.shape[-1]], x.dtype)
+    bias = _factor(builder, weight.shape[:1], x.dtype) if builder.rarely(2) else None
+    return {"x": x, "weight": weight, "bias": bias}
+
+
+def _bilinear(builder: Builder, op: Op) -> dict[str, Any]:
+    first = _first(builder, 2, 1, 3)
+    out, width = _lengths(builder, 2)
+    return {"input1": first, "input2": _factor(builder, [*first.shape[:-1], width], first.dtype),
+            "weight": _factor(builder, [out, first.shape[-1], width], first.dtype),
+            "bias": _factor(builder, [out], first.dtype) if builder.rarely(2) else None}  # fmt: skip
+
+
+def _inner(builder: Builder, op: Op) -> dict[str, Any]:
+    a = _first(builder, 2, 1, 3, 0)
+    shape = [*_lengths(builder, builder.source.integer(0, 1)), *a.shape[-1:]]
+    return {"a": a, "b": _factor(builder, shape, a.dtype)}
+
+
+def _vecdot(builder: Builder, op: Op) -> dict[str, Any]:
+    x = _first(builder, 2, 1, 3)
+    y = _factor(builder, [builder.source.pick([n, n, 1]) for n in x.shape], x.dtype)
+    return {"x": x, "y": y, "dim": builder.dim(x.rank)}
+
+
+def _tensordot(builder: Builder, op: Op) -> dict[str, Any]:
+    a = _first(builder, 2, 1, 3)
+    dims = builder.order(a.rank)[: builder.source.integer(0, 2)]
+    places = builder.order(len(dims) + 1)  # b has one dimension more
+    shape = _lengths(builder, len(dims) + 1)
+    for d, e in zip(dims, places, strict=False):
+        shape[e] = builder.source.pick([a.shape[d], a.shape[d], 1])
+    return {"a": a, "b": _factor(builder, shape, a.dtype), "dims": dims, "others": places[: len(dims)]}
+
+
+EQUATIONS = (
+    "ij,jk->ik", "ij,jk", "bij,bjk->bik", "...ij,...jk->...ik", "ij,ij->", "ij,kj->ki", "bhid,bhjd->bhij", "ii->i",
+    "ij->j", "i,j->ij", "ij,i,j->", "ij,jk,kl->il", "ijj,j->i", "...i,i->...", "a...,a...", "ij,k->k", ",i->i",
+)  # fmt: skip
+
+
+def _einsum(builder: Builder, op: Op) -> dict[str, Any]:
+    equation = builder.source.pick(EQUATIONS)
+    kind = _number_type(builder)
+    letters = sorted({*equation} - {*",->."})
+    sizes = dict(zip(letters, _lengths(builder, len(letters)), strict=True))
+    spread = _lengths(builder, builder.source.integer(0, 2))
+    tensors = []
+    for term in equation.partition("->")[0].split(","):
+        before, dots, after = term.partition("...")
+        own = [builder.source.pick([n, 1]) for n in spread][builder.source.integer(0, 1) :] if dots else []
+        shape = [sizes[name] for name in before] + own + [sizes[name] for name in after]
+        tensors.append(_factor(builder, shape, kind))
+    return {"tensors": tensors, "equation": equation}
+
+
+def _sum_products(builder: Builder, op: Op) -> dict[str, Any]:
+    x = _first(builder, 2, 1, 3)
+    return {"x": x, "dim": builder.source.pick([None, builder.dim(x.rank)]), "precision": x.dtype.name}
+
+
 CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "expand": _expand, "reshape": _reshape, "permute": _permute, "roll": _roll, "unflatten": _unflatten,
     "slice": _slice, "select": _select, "unfold": _unfold, "diagonal": _diagonal, "repeat": _repeat,
@@ -485,4 +631,8 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "slice_scatter": _slice_scatter, "diagonal_scatter": _diagonal_scatter, "block_diag": _matrices,
     "cartesian_prod": _vectors, "masked_scatter": _masked_scatter, "bucketize": _ordered, "searchsorted": _ordered,
     "tril_indices": _triangle, "triu_indices": _triangle,
+    "matmul": _matmul, "mm": _product(2, 2), "bmm": _product(3, 3), "mv": _product(2, 1), "dot": _vector_product,
+    "addmm": _product(2, 2), "addmv": _product(2, 1), "addbmm": _product(3, 3), "baddbmm": _product(3, 3),
+    "addr": _addr, "linear": _linear, "bilinear": _bilinear, "inner": _inner, "vecdot": _vecdot,
+    "tensordot": _tensordot, "einsum": _einsum, "sum_products": _sum_products,
 }  # fmt: skip

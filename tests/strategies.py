@@ -63,11 +63,15 @@ def apply(builder: Builder, op: Op) -> None:
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
 # float64 has others, and what reads a row dozens of times takes seconds to plan.
 NOT_DRAWN = {"input", "const", "contiguous", "size", "indices", "ordered", "reread", "selected"}
+# What is drawn only where it is asked for: the graphs of a seed stay what they were before it was declared.
+_LATER = ("fusedsl.ops.contract", "fusedsl.ops.einstein", "fusedsl.ops.attending")
+ASKED_FOR = {name for name, op in OPS.items() if op.reference.__module__ in _LATER}
 
 
 def drawable(names: Collection[str] | None = None) -> list[list[str]]:
     """The ops to draw from, in groups that are equally likely: many rules are about the few ops of the first ones."""
-    names = [n for n in (OPS if names is None else names) if n not in NOT_DRAWN]
+    left_out = NOT_DRAWN | ASKED_FOR if names is None else NOT_DRAWN
+    names = [n for n in (OPS if names is None else names) if n not in left_out]
     common = [n for n in ("add", "mul", "sub", "neg", "where", "maximum", "lt", "cast") if n in names]
     kinds = ("elementwise", "view", "reduce", "scan", "composition", "indexed")
     groups = [common, *([n for n in names if OPS[n].kind == kind] for kind in kinds)]

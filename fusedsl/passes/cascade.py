@@ -14,18 +14,20 @@ counts passes so; the general form is RedFuser's, with sums of several terms bes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..algebra import Maybe, apply, choose, equals, is_op, negative, over, plus, times, value
+from ..algebra import Maybe, apply, choose, equals, is_number, is_op, minus, negative, over, plus, times, value
 from ..index import Index, Variable
 from ..lower import Origin, Write
 from ..products import factors, product_of
-from ..scalar import Expr, Free, constant, make, number, rebuild, walk
-from ..separate import Inseparable, Separation, Term, covered, is_positive, merged
+from ..scalar import TRUE, Expr, Free, constant, make, number, rebuild, walk
+from ..separate import Inseparable, Power, Separation, Term, is_pivot, is_positive, merged
 
 SUMS = ("reduce_sum", "sum_products")
 EXTREMES = {"reduce_max": float("-inf"), "reduce_min": float("inf")}
+LOGS = {"exp": "log", "exp2": "log2"}
 
 
 def cascade(
@@ -57,11 +59,42 @@ class _Rewriter:
         self.final: dict[Expr, Expr] = {}  # every expression -> with reductions that are rewritten
         self.made: dict[Expr, Expr] = {}  # a new reduction -> the one that it is for
         self.refusals: list[str] = []
+        self.means: dict[Expr, Expr] = {}  # n y -> y, of sums that are taken from a pilot
 
     def run(self, roots: list[Expr]) -> dict[Expr, Expr]:
+        """Every expression -> with reductions rewritten. Where a body has a pilot, a plain sum of it is taken from there as
+        well: once that is known, all is done again."""
         for e in walk(roots):
-            self.final[e] = self._reduction(e) if self._is_mine(e) else self._rebuilt(e, self.final)
+            self.final[e] = self._reduction(e) if self._is_mine(e) else self._ratio(self._rebuilt(e, self.final))
+        if not self.means and any(self._is_piloted(e) for e in self.final):
+            pilots = self.separation.pilots
+            self.__post_init__()
+            self.separation.pilots = pilots
+            self.means[TRUE] = TRUE
+            return self.run(roots)
         return self.final
+
+    def _is_piloted(self, e: Expr) -> bool:
+        plain = self._is_mine(e) and e.op is not None and e.op.name == "reduce_sum" and len(e.args) == 1
+        return plain and e.args[0] in self.separation.pilots
+
+    def _from_pilot(self, e: Expr) -> Expr:
+        """sum x = n (c + sum (x - c) / n)"""
+        pilot, n = self.separation.pilots[e.args[0]], self._count(e)
+        rest = make("reduce", e.dtype, (minus(e.args[0], pilot),), e.op, **e.attrs)
+        self.made[rest] = e
+        mean = apply("add", pilot, apply("div", rest, n))
+        total = apply("mul", n, mean)
+        self.means[total] = mean
+        return total
+
+    def _ratio(self, e: Expr) -> Expr:
+        """n y / n = y and c - (c + y) = -y, which keep the digits of a mean and of its distance from the pilot"""
+        if is_op(e, "div") and e.args[0] in self.means and _number(e.args[0].args[0]) == _number(e.args[1]):
+            return self.means[e.args[0]]
+        if is_op(e, "sub") and is_op(e.args[1], "add") and e.args[1].args[0] is e.args[0]:
+            return apply("neg", e.args[1].args[1]) if e.args[0] in self.separation.pilots.values() else e
+        return e
 
     def _is_mine(self, e: Expr) -> bool:
         return e.kind == "reduce" and bool(self.axes & frozenset(e["axes"]))
@@ -73,13 +106,18 @@ class _Rewriter:
     def _reduction(self, e: Expr) -> Expr:
         e = self._unrounded(e)
         if not self.separation.is_stale(e.args[0]):
-            return self._rebuilt(e, self.final) if all(a in self.final for a in e.args) else e
+            return self._from_pilot(e) if self.means and self._is_piloted(e) else self._on_final(e)
         try:
-            new = self._extreme(e) if e.op is not None and e.op.name in EXTREMES else self._sum(e)
+            is_extreme = e.op is not None and e.op.name in EXTREMES
+            new = self._extreme(e, e.args[0]) if is_extreme else self._sum(e)
         except Inseparable as reason:
             self.refusals.append(f"another pass for {e.op.name if e.op else e.kind}: {reason}")
-            return self._rebuilt(e, self.final)
+            return self._on_final(e)
         return new
+
+    def _on_final(self, e: Expr) -> Expr:
+        """The reduction of what its operand has become."""
+        return rebuild(e, tuple(self._finally(a) or a for a in e.args))
 
     def _unrounded(self, e: Expr) -> Expr:
         """A product's operands are rounded to its precision when it is computed, so that before it need not be done."""
@@ -97,7 +135,7 @@ class _Rewriter:
         if e.op is None or e.op.name not in SUMS or not e.dtype.is_float:
             raise Inseparable("it is no sum of floats")
         total: Maybe = None
-        for term in merged(self.separation.terms(e.args[0])):
+        for term in merged(self.separation.centred(self.separation.terms(e.args[0]))):
             total = plus(total, self._accumulated(e, self._logs_out(term)))
         assert total is not None
         return total
@@ -107,8 +145,8 @@ class _Rewriter:
         inner, still = self._pulled(t.inner)
         running: Maybe = None
         shrink: Maybe = None
-        for a, b in t.exponents:
-            exponent, factor = self._running(a, b, e)
+        for power in t.powers:
+            exponent, factor = self._running(power, e)
             running, shrink = times(running, exponent), times(shrink, factor)
         body = times(running, inner)
         if body is None:
@@ -119,10 +157,22 @@ class _Rewriter:
             total = make("reduce", e.dtype, args, e.op, **e.attrs)
             self.made[total] = e
         outer = times(still, self._finally(t.outer))
-        under = self._finally(t.under)
+        total, under = self._with_nan(total, self._finally(t.under), t.powers)
         found = over(times(outer, total), under, e.dtype)
         assert found is not None
         return found
+
+    def _with_nan(self, total: Expr, under: Maybe, powers: Sequence[Power]) -> tuple[Expr, Maybe]:
+        """A sum of exp(a - max(a)) is NaN where there is nothing but -inf; divided by another one, it is so as 0 / 0."""
+        for b in (power.b for power in powers):
+            if b is None or not self.separation.is_stale(b) or self._unguarded(b) is not b or self._has_pivot(b):
+                continue
+            nothing, nan = self._is_nothing(b, b), constant(math.nan, total.dtype)
+            if under is not None and is_op(under, "where") and under.args[:2] == (nothing, nan):
+                under = under.args[2]
+            elif under is None or nothing not in walk([under]):
+                total = choose(nothing, nan, total)
+        return total, under
 
     def _pulled(self, inner: Maybe) -> tuple[Maybe, Maybe]:
         """The factors of a body that vary along the axes, and those that do not."""
@@ -152,31 +202,32 @@ class _Rewriter:
 
     # -- exponents
 
-    def _running(self, a: Maybe, b: Maybe, e: Expr) -> tuple[Expr, Maybe]:
+    def _running(self, power: Power, e: Expr) -> tuple[Expr, Maybe]:
         """exp(a + b) with b as it is after a round, and the factor from b before the round to b after it."""
-        dtype = e.dtype
+        (a, b, op), dtype = power, e.dtype
         if a is None:
             raise Inseparable("an exponential that does not vary")
         found = [f for f in walk([b]) if self._is_mine(f)] if b is not None else []
         if b is None or not found:
-            return apply("exp", value(plus(a, b), 0, dtype)), None
+            return apply(op, value(plus(a, b), 0, dtype)), None
         for extreme in found:
             if extreme.op is None or extreme.op.name not in EXTREMES or self.final[extreme] is not extreme:
                 raise Inseparable("an exponent holds a sum that is not complete")
-            if not covered(a, extreme):
-                raise Inseparable("an exponent is not known to stay below its maximum")
+        b = self._unguarded(b)
+        if not self.separation.covers(negative(b), a):
+            raise Inseparable("an exponent is not known to stay below its maximum")
         later, earlier = (self._at(b, kind) for kind in ("now", "before"))
         later = self._guarded(b, later)
         exponent = plus(a, later)
         ratio = plus(negative(earlier), later)
         assert exponent is not None and ratio is not None
-        shrink = apply("exp", ratio)
-        if not is_op(b, "neg"):  # a maximum that is -inf may show otherwise in b, but nothing is added up yet
+        shrink = apply(op, ratio)
+        if self._has_pivot(b):  # it is 0 before anything is met, but nothing is added up yet
             for extreme in found:
                 before = make("before", extreme.dtype, (extreme,))
                 nothing = equals(before, EXTREMES[extreme.op.name])  # type: ignore[union-attr]
                 shrink = choose(nothing, constant(0, dtype), shrink)
-        return apply("exp", exponent), shrink
+        return apply(op, exponent), shrink
 
     def _at(self, b: Expr, kind: str) -> Expr:
         """An expression with reductions as they are before or after a round."""
@@ -185,29 +236,48 @@ class _Rewriter:
             memo[e] = make(kind, e.dtype, (e,)) if self._is_mine(e) else self._rebuilt(e, memo)
         return memo[b]
 
+    def _unguarded(self, b: Expr) -> Expr:
+        """-where(m == -inf, 0, m) is -m with the guard that every round has anyway."""
+        if is_op(b, "neg") and is_op(b.args[0], "where"):
+            condition, zero, extreme = b.args[0].args
+            none = EXTREMES.get(extreme.op.name) if self._is_mine(extreme) and extreme.op is not None else None
+            if none is not None and is_number(zero, 0) and condition is equals(extreme, none):
+                return apply("neg", extreme)
+        return b
+
     def _guarded(self, b: Expr, later: Expr) -> Expr:
         """Where nothing has been met but -inf, exponents are compared with 0."""
+        if self._has_pivot(b):
+            return later
+        nothing, zero = self._is_nothing(b, later), constant(0, b.dtype)
+        if is_op(b, "neg"):
+            return apply("neg", choose(nothing, zero, later.args[0]))
+        return choose(nothing, zero, later)
+
+    def _is_nothing(self, b: Expr, at: Expr) -> Expr:
+        """Whether nothing but -inf has been met, of b at some time."""
         if is_op(b, "neg") and self._is_mine(b.args[0]):
-            extreme = later.args[0]
-            none = EXTREMES[b.args[0].op.name]  # type: ignore[union-attr]
-            return apply("neg", choose(equals(extreme, none), constant(0, b.dtype), extreme))
-        return choose(equals(later, float("inf")), constant(0, b.dtype), later)
+            return equals(at.args[0], EXTREMES[b.args[0].op.name])  # type: ignore[union-attr]
+        return equals(at, math.inf)
+
+    def _has_pivot(self, b: Expr) -> bool:
+        return any(map(is_pivot, walk([b], lambda part: not self._is_mine(part))))
 
     def _logs_out(self, t: Term) -> Term:
-        """exp(a + b - log z) = exp(a + b) / z: what is only known at the end need not run."""
+        """exp(a + b - log z) = exp(a + b) / z for z > 0: what is only known at the end need not run."""
         outer, under = t.outer, t.under
-        pairs = []
-        for a, b in t.exponents:
+        powers = []
+        for a, b, op in t.powers:
             rest: Maybe = None
             for sign, part in _summands(b):
-                if is_op(part, "log") and self.separation.is_stale(part):
+                if is_op(part, LOGS[op]) and self.separation.is_stale(part) and is_positive(part.args[0]):
                     outer, under = (
                         (times(outer, part.args[0]), under) if sign > 0 else (outer, times(under, part.args[0]))
                     )
                 else:
                     rest = plus(rest, part if sign > 0 else negative(part))
-            pairs.append((a, rest))
-        return replace(t, outer=outer, under=under, exponents=tuple(pairs))
+            powers.append(Power(a, rest, op))
+        return replace(t, outer=outer, under=under, powers=tuple(powers))
 
     def _finally(self, e: Maybe) -> Maybe:
         """An expression after the loop."""
@@ -215,36 +285,45 @@ class _Rewriter:
             return None
         for part in walk([e], lambda part: part not in self.final):
             if part not in self.final:
-                self.final[part] = self._rebuilt(part, self.final)
+                self.final[part] = self._ratio(self._rebuilt(part, self.final))
         return self.final[e]
 
     # -- maxima and minima
 
-    def _extreme(self, e: Expr) -> Expr:
-        """max(g + h) = max(g) + h, max(g h) = max(g) h for h > 0, max(exp(a + b) h) = exp(max(a) + b) h"""
-        assert e.op is not None
-        found = merged(self.separation.terms(e.args[0]))
-        inner = [t for t in found if t.is_inner]
-        outer = [t for t in found if t.is_outer]
-        if len(inner) == 1 and len(inner) + len(outer) == len(found):
-            total: Maybe = self._of(e, inner[0].inner)
-            for t in outer:
-                total = plus(total, self._finally(over(t.outer, t.under, e.dtype)))
-            assert total is not None
-            return total
-        if len(found) != 1:
-            raise Inseparable(f"the {e.op.name} of a sum of {len(found)} separated terms is an upper envelope")
-        (t,) = found
-        if not all(part is None or is_positive(part) for part in (t.outer, t.under)):
-            raise Inseparable("the factor is not known to be positive")
-        if len(t.exponents) == 1 and t.inner is None:
-            ((a, b),) = t.exponents
-            power = apply("exp", value(plus(self._of(e, a), self._finally(b)), 0, e.dtype))
-        elif not t.exponents:
-            power = self._of(e, t.inner)
-        else:
+    def _extreme(self, e: Expr, body: Expr) -> Expr:
+        """max(f h) = max(f) h for h > 0, max(g + h) = max(g) + h, max(exp(a + b)) = exp(max(a) + b)"""
+        varying, outer, under = self.separation.factors(body)
+        if len(varying) == 1 and varying[0] is not body:
+            self._check_positive(outer, under)
+            return self._scaled(self._extreme(e, varying[0]), outer, under)
+        terms = self.separation.terms(body)
+        found = merged(terms)
+        inner = [t for t in found if not t.is_outer]
+        if len(inner) != 1:
+            name = e.op.name if e.op is not None else e.kind
+            raise Inseparable(f"the {name} of a sum of {len(found)} separated terms is an upper envelope")
+        total: Maybe = self._extreme_of_term(e, inner[0])
+        for t in (t for t in terms if t.is_outer):  # as they were written: the largest are the first to cancel
+            total = plus(total, self._finally(over(t.outer, t.under, e.dtype)))
+        assert total is not None
+        return total
+
+    def _extreme_of_term(self, e: Expr, t: Term) -> Expr:
+        self._check_positive(t.outer, t.under)
+        if not t.powers:
+            return self._scaled(self._of(e, t.inner), t.outer, t.under)
+        if len(t.powers) > 1 or t.inner is not None:
             raise Inseparable("an extreme of an exponential with a factor does not separate")
-        result = over(times(self._finally(t.outer), power), self._finally(t.under), e.dtype)
+        ((a, b, op),) = t.powers
+        power = apply(op, value(plus(self._of(e, a), self._finally(b)), 0, e.dtype))
+        return self._scaled(power, t.outer, t.under)
+
+    def _check_positive(self, *factors: Maybe) -> None:
+        if not all(f is None or is_positive(f) for f in factors):
+            raise Inseparable("the factor is not known to be positive")
+
+    def _scaled(self, e: Expr, outer: Maybe, under: Maybe) -> Expr:
+        result = over(times(self._finally(outer), e), self._finally(under), e.dtype)
         assert result is not None
         return result
 
@@ -252,6 +331,13 @@ class _Rewriter:
         found = make("reduce", e.dtype, (value(body, 1, e.dtype),), e.op, **e.attrs)
         self.made[found] = e
         return found
+
+
+def _number(e: Expr) -> Index | float | None:
+    """The number, or the size, that a value is."""
+    if is_op(e, "cast"):
+        return _number(e.args[0])
+    return e["value"] if e.kind == "const" else e["index"] if e.kind == "number" and not e.args else None
 
 
 def _summands(b: Maybe, sign: int = 1) -> list[tuple[int, Expr]]:

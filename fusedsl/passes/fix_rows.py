@@ -37,7 +37,7 @@ def sizes_of_rows(graph: Graph, reductions: Iterable[Node], sizes: Mapping[str, 
 
 
 def _is_contracted(node: Node) -> bool:
-    """Whether a reduction is a contraction, or of what a contraction gives, with nothing reduced in between."""
+    """Whether a reduction is a matrix product, or of what a contraction gives."""
     if is_matrix_product(node):
         return True
     seen: set[Node] = set()
@@ -47,10 +47,9 @@ def _is_contracted(node: Node) -> bool:
         if n in seen:
             continue
         seen.add(n)
-        if is_matrix_product(n):
+        if n.op.reduction is not None and n.op.reduction.of_products:
             return True
-        if n.op.combination is None:
-            stack += n.inputs
+        stack += n.inputs
     return False
 
 

@@ -25,14 +25,16 @@ from ..roles import Roles
 from ..scalar import Expr, walk
 from ..schedule import loops_of, refuse
 from .cascade import cascade
-from .fix_rows import is_matrix_product, sizes_of_rows
+from .fix_rows import sizes_of_rows
+from .split_folds import split_folds
 from .split_groups import split_groups
 from .split_rows import split_rows
 from .unify_axes import unify_axes
 
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
 HALVES, FULL = ("f16", "bf16", "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
-DOT_TILE = 128  # rows and columns of a product that a program computes
+DOT_TILE, LEAST_TILE = 128, 32  # rows and columns of a product that a program computes: usually, and at least
+PIECE = 512  # of a loop over products, the least that is worth a program of its own
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
 
@@ -106,13 +108,15 @@ class _Fuser:
     def _resident(self, groups: Iterable[frozenset[Node]]) -> frozenset[str]:
         """The sizes of what is resident and has none in numbers yet."""
         names: set[str] = set()
-        for nodes in groups if any(map(is_matrix_product, self.order)) else ():
+        for nodes in groups if any(n.op.reduction is not None and n.op.reduction.of_products for n in self.order) else ():
             try:
-                roles = refuse(self.writes(nodes), self.sizes)
+                writes = self.writes(nodes)
+                roles = refuse(writes, self.sizes)
             except Refusal:  # the safe schedule has launches that only the layouts refuse
                 continue
             if roles is None:
-                names.update(sizes_of_rows(self.graph, (n for n in nodes if n.op.combination is not None), self.sizes))
+                rows = sizes_of_rows(self.graph, (n for n in nodes if n.op.combination is not None), self.sizes)
+                names.update(rows)
             else:
                 names |= roles.fixed
         return frozenset(names)
@@ -194,7 +198,7 @@ class _Fuser:
 
     def writes(self, nodes: frozenset[Node]) -> list[Write]:
         group = self._group(nodes)
-        writes = unify_axes(split_rows(split_groups(lower(group.stores, group.boundary))))
+        writes = unify_axes(split_rows(split_groups(split_folds(lower(group.stores, group.boundary)))))
         return cascade(writes, loops_of(writes, self.sizes))[0]
 
     def _cost(self, nodes: frozenset[Node]) -> float:
@@ -232,13 +236,18 @@ class _Fuser:
         if roles is None:
             reduced = {a for nest in nests_of(writes) for a in nest}
             return max(1, self._extent(a for a in writes[0].axes if a not in reduced and a not in fold.free) // LANE_TILE)
-        return self._tiles(roles, lambda axis: axis not in fold.free)
+        return self._tiles(roles, DOT_TILE, lambda axis: axis not in fold.free)
 
-    def _tiles(self, roles: Roles, counts: Callable[[Variable], bool]) -> int:
+    def _tiles(self, roles: Roles, side: int, counts: Callable[[Variable], bool]) -> int:
         """How many tiles there are of some axes of a kernel with contractions, of those that programs share out."""
-        tile = {"one": 1, "grid": DOT_TILE}
+        tile = {"one": 1, "grid": side}
         grid = [(a, tile[role]) for a, role in roles.axes.items() if role in tile and counts(a)]
         return math.prod(-(-known(a.extent, self.sizes) // size) for a, size in grid)
+
+    def _pieces(self, roles: Roles) -> int:
+        """Into how many pieces the longest loop could be cut."""
+        loops = [known(a.extent, self.sizes) for a, role in roles.axes.items() if role == "loop"]
+        return max(1, max(loops, default=0) // PIECE)
 
     def _again(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many bytes programs read again for reductions that do not vary along the axes they are spread over:
@@ -257,8 +266,8 @@ class _Fuser:
 
     def _programs(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many programs the grid axes give."""
-        if roles is not None:
-            return self._tiles(roles, lambda axis: True)
+        if roles is not None:  # where they are few, a loop over what is left is cut among more
+            return self._tiles(roles, LEAST_TILE, lambda axis: True) * self._pieces(roles)
         nests = nests_of(writes)
         reduced = {a for nest in nests for a in nest}
         count = self._extent(a for a in writes[0].axes if a not in reduced)

@@ -35,7 +35,7 @@ def _step(writes: Sequence[Write], axis: Variable) -> Index | None:
         if e.is_fold and axis in _free_below(e):
             return None
         if e.kind == "less" and axis in e.free:
-            cut = _cut(e["a"] - e["b"], axis)
+            cut = cut_of(e["a"] - e["b"], axis)
             if cut is None:
                 return None
             cuts.append(cut)
@@ -51,7 +51,7 @@ def _step(writes: Sequence[Write], axis: Variable) -> Index | None:
     return step if isinstance(pieces, int) and 1 < pieces <= MOST_PIECES else None
 
 
-def _cut(difference: Index, axis: Variable) -> Index | None:
+def cut_of(difference: Index, axis: Variable) -> Index | None:
     """c, where the sign of +-axis -+ c decides a comparison."""
     at0, at1 = replace(difference, {axis: 0}), replace(difference, {axis: 1})
     slope = at1 - at0

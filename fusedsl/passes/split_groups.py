@@ -1,7 +1,9 @@
-"""An output axis that reductions see only divided is two axes: the group, which they share, and the place in it.
+"""An output axis that reductions, or one operand of a contraction, see only divided is two axes: the group, which they
+share, and the place in it.
 
 Group norm writes y[c] from statistics of group c // k. With c = g * k + r the statistics depend on g alone, and the
-reduction's own axis becomes the same as r: each group is reduced once, by the program that writes it.
+reduction's own axis becomes the same as r: each group is reduced once, by the program that writes it. Query heads that
+share keys (h // k) become group and place likewise: the places are rows of one product with the group's keys.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ..index import Atom, Index, Quotient, Remainder, Variable, atoms, divide_exactly, poly, sole_atom
 from ..lower import Origin, Write, rename
+from ..products import products_of
 from ..scalar import Expr, indices, walk
 
 
@@ -25,8 +28,12 @@ def split_groups(writes: list[Write], origin: Origin | None = None) -> list[Writ
 
 
 def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
-    """k, if some reduction uses the axis, and only as axis // k."""
+    """k, if some reduction uses the axis, and only as axis // k; or if an operand of a contraction does."""
     found: set[Index] = set()
+    for p in products_of(writes):
+        for used in ({use for f in side for use in _uses(f, axis)} for side in (p.left, p.right)):
+            if len(used) == 1 and None not in used:
+                return used.pop()
     for r in walk([w.value for w in writes]):
         if r.kind == "scan" and axis in r["axes"]:
             return None

@@ -14,7 +14,8 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
     i0 = pid * BLOCK_I
     i = i0 + tl.arange(0, BLOCK_I)
     in_i = i < s0
-    max_acc = tl.full([BLOCK_I, BLOCK_K], float("-inf"), tl.float32)
+    max_acc = tl.full([BLOCK_I], float("-inf"), tl.float32)
+    sum_acc = tl.full([BLOCK_I, BLOCK_K], 0.0, tl.float32)
     k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 1 over k
     for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
         for k0 in range(k_full if tail else 0, s1 if tail else k_full, BLOCK_K):
@@ -22,28 +23,29 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
             in_k = (k < s1) | (tail == 0)
             logits = tl.load(logits_ptr + i[:, None] * logits_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
             select = tl.where(in_k[None, :], logits, float("-inf"))
-            max_acc = _maximum(max_acc, select)                           # workloads.py:92  return F.cross_entropy(logits, target, reduction="none")
+            max = tl.reduce(select, 1, _maximum)
+            max_2 = _maximum(max_acc, max)
+            eq = max_2 == float("-inf")
+            where = tl.where(eq, 0.0, max_2)
+            sub = max_acc - where
+            exp = tl.exp(sub)
+            mul = sum_acc * exp[:, None]
+            sub_2 = logits - where[:, None]
+            exp_2 = tl.exp(sub_2)
+            select_2 = tl.where(in_k[None, :], exp_2, 0.0)
+            sum_acc = mul + select_2                                      # workloads.py:92  return F.cross_entropy(logits, target, reduction="none")
+            max_acc = max_2
     target = tl.load(target_ptr + i, mask=in_i, other=0)
     ne = target != -100
-    where = tl.where(ne, target, 0)
-    tl.device_assert((where >= 0) & (where < s1), "index out of range", mask=in_i)
-    logits_3 = tl.load(logits_ptr + i * logits_s0 + where, mask=in_i, other=0).to(tl.float32)
-    max = tl.reduce(max_acc, 1, _maximum)
-    sum_acc = tl.full([BLOCK_I, BLOCK_K], 0.0, tl.float32)
-    k_full = s1 // BLOCK_K * BLOCK_K                                      # pass 2 over k
-    for tail in tl.static_range(2):                                       # 0: full tiles, 1: what is left
-        for k0 in range(k_full if tail else 0, s1 if tail else k_full, BLOCK_K):
-            k = k0 + tl.arange(0, BLOCK_K)
-            in_k = (k < s1) | (tail == 0)
-            logits_2 = tl.load(logits_ptr + i[:, None] * logits_s0 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
-            sub = logits_2 - max[:, None]                                 # workloads.py:92  return F.cross_entropy(logits, target, reduction="none")
-            exp = tl.exp(sub)
-            select_2 = tl.where(in_k[None, :], exp, 0.0)
-            sum_acc = sum_acc + select_2
-    sub_2 = logits_3 - max
+    where_2 = tl.where(ne, target, 0)
+    tl.device_assert((where_2 >= 0) & (where_2 < s1), "index out of range", mask=in_i)
+    logits_2 = tl.load(logits_ptr + i * logits_s0 + where_2, mask=in_i, other=0).to(tl.float32)
     sum = tl.sum(sum_acc, 1)
-    log = tl.log(sum)
-    sub_3 = sub_2 - log
-    neg = -sub_3
-    where_2 = tl.where(ne, neg, 0.0)
-    tl.store(out_ptr + i, where_2, mask=in_i)
+    sub_3 = logits_2 - max_acc
+    eq_2 = max_acc == float("-inf")
+    where_3 = tl.where(eq_2, float("nan"), sum)
+    log = tl.log(where_3)
+    sub_4 = sub_3 - log
+    neg = -sub_4
+    where_4 = tl.where(ne, neg, 0.0)
+    tl.store(out_ptr + i, where_4, mask=in_i)

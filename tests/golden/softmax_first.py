@@ -17,7 +17,8 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
     for edge in tl.static_range(2):                                       # 0: every tile is full, 1: at the edge
         if full != edge:
             in_i = (i < s1) | (edge == 0)
-            max_acc = tl.full([BLOCK_K, BLOCK_I], float("-inf"), tl.float32)
+            max_acc = tl.full([BLOCK_I], float("-inf"), tl.float32)
+            sum_acc = tl.full([BLOCK_K, BLOCK_I], 0.0, tl.float32)
             k_full = s0 // BLOCK_K * BLOCK_K                              # pass 1 over k
             for tail in tl.static_range(2):                               # 0: full tiles, 1: what is left
                 for k0 in range(k_full if tail else 0, s0 if tail else k_full, BLOCK_K):
@@ -25,27 +26,28 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     in_k = (k < s0) | (tail == 0)
                     x = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
                     select = tl.where(in_k[:, None], x, float("-inf"))
-                    max_acc = _maximum(max_acc, select)                   # workloads.py:88  return torch.softmax(x, 0)
-            max = tl.reduce(max_acc, 0, _maximum)
-            sum_acc = tl.full([BLOCK_K, BLOCK_I], 0.0, tl.float32)
+                    max = tl.reduce(select, 0, _maximum)
+                    max_2 = _maximum(max_acc, max)
+                    eq = max_2 == float("-inf")
+                    where = tl.where(eq, 0.0, max_2)
+                    sub = max_acc - where
+                    exp = tl.exp(sub)
+                    mul = sum_acc * exp[None, :]
+                    sub_2 = x - where[None, :]
+                    exp_2 = tl.exp(sub_2)
+                    select_2 = tl.where(in_k[:, None], exp_2, 0.0)
+                    sum_acc = mul + select_2                              # workloads.py:88  return torch.softmax(x, 0)
+                    max_acc = max_2
+            sum = tl.sum(sum_acc, 0)
+            eq_2 = max_acc == float("-inf")
+            where_2 = tl.where(eq_2, float("nan"), sum)
             k_full = s0 // BLOCK_K * BLOCK_K                              # pass 2 over k
             for tail in tl.static_range(2):                               # 0: full tiles, 1: what is left
                 for k0 in range(k_full if tail else 0, s0 if tail else k_full, BLOCK_K):
                     k = k0 + tl.arange(0, BLOCK_K)
                     in_k = (k < s0) | (tail == 0)
                     x_2 = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
-                    sub = x_2 - max[None, :]                              # workloads.py:88  return torch.softmax(x, 0)
-                    exp = tl.exp(sub)
-                    select_2 = tl.where(in_k[:, None], exp, 0.0)
-                    sum_acc = sum_acc + select_2
-            sum = tl.sum(sum_acc, 0)
-            k_full = s0 // BLOCK_K * BLOCK_K                              # pass 3 over k
-            for tail in tl.static_range(2):                               # 0: full tiles, 1: what is left
-                for k0 in range(k_full if tail else 0, s0 if tail else k_full, BLOCK_K):
-                    k = k0 + tl.arange(0, BLOCK_K)
-                    in_k = (k < s0) | (tail == 0)
-                    x_3 = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
-                    sub_2 = x_3 - max[None, :]                            # workloads.py:88  return torch.softmax(x, 0)
-                    exp_2 = tl.exp(sub_2)
-                    div = exp_2 / sum[None, :]
+                    sub_3 = x_2 - max_acc[None, :]                        # workloads.py:88  return torch.softmax(x, 0)
+                    exp_3 = tl.exp(sub_3)
+                    div = exp_3 / where_2[None, :]
                     tl.store(out_ptr + k[:, None] * out_s0 + i[None, :], div, mask=in_k[:, None] & in_i[None, :])

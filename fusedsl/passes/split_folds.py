@@ -1,0 +1,61 @@
+"""A reduction over a row that is put together of pieces is the pieces' reductions together.
+
+A softmax over scores and a learned score beside them, `cat([q @ k.mT, sink], -1)`, has its maximum over an axis one
+longer than the keys. Piece by piece the keys' axis is the one of the product with the values, and all is one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..algebra import apply
+from ..index import Index, Variable, is_less, poly
+from ..lower import Origin, Write
+from ..products import is_contraction
+from ..scalar import Expr, make, rebuild, substitute, walk
+from .split_axes import cut_of
+
+COMBINED = {"reduce_sum": "add", "sum_products": "add", "reduce_prod": "mul", "reduce_max": "maximum", "reduce_min": "minimum"}
+
+
+def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
+    """The writes with reductions of what contractions give cut where their bodies are chosen piece by piece."""
+    memo: dict[Expr, Expr] = {}
+    for e in walk([w.value for w in writes]):
+        memo[e] = _split(rebuild(e, tuple(memo[a] for a in e.args)))
+    if origin is not None:
+        origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
+    return [replace(w, value=memo[w.value]) for w in writes]
+
+
+def _split(e: Expr) -> Expr:
+    if e.kind != "reduce" or e.op is None or e.op.name not in COMBINED or len(e["axes"]) != 1:
+        return e
+    (axis,) = e["axes"]
+    cut = _cut(e.args[0], axis)
+    if cut is None:
+        return e
+    first, second = _piece(e, axis, 0, cut), _piece(e, axis, cut, axis.extent - cut)
+    return apply(COMBINED[e.op.name], _split(first), _split(second))
+
+
+def _cut(body: Expr, axis: Variable) -> Index | None:
+    """Where the body is another, if a contraction is on one side."""
+    parts = walk([body])
+    if not any(is_contraction(part) and axis in part.free for part in parts):
+        return None
+    for e in parts:
+        if e.kind == "less" and axis in e.free and e.args == ():
+            cut = cut_of(e["a"] - e["b"], axis)
+            if cut is not None and is_less(0, cut) and is_less(cut, axis.extent):
+                return cut
+    return None
+
+
+def _piece(e: Expr, axis: Variable, start: Index, length: Index) -> Expr:
+    """The reduction over a part of its axis."""
+    if length == 1:
+        return substitute(e.args[0], {axis: start})
+    part = Variable(axis.name, length)
+    return make("reduce", e.dtype, (substitute(e.args[0], {axis: poly(part) + start}),), e.op, **{**e.attrs, "axes": (part,)})

@@ -1,0 +1,328 @@
+"""The laws that the state of a pass over an axis has to obey, on a small evaluator of scalar expressions in float64.
+
+A tensor of values has a dimension for every axis of a kernel, of size 1 where the value does not vary. An axis' places
+are whatever indices are looked at: all of them, a part, or all in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fusedsl.index import Atom, Index, Quotient, Symbol, Variable, evaluate
+from fusedsl.ir import Node
+from fusedsl.lower import Write
+from fusedsl.scalar import Expr, Loaded, indices, make, variables, walk
+from fusedsl.state import State, states_of
+from fusedsl.types import DType
+from tests.choices import Source
+
+Values = Mapping[Expr, torch.Tensor]
+F64 = torch.float64
+
+
+# ---- scalar expressions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where expressions are evaluated. places: the indices along each axis. tensors: what loads read."""
+
+    axes: tuple[Variable, ...]
+    places: Mapping[Variable, torch.Tensor]
+    tensors: Mapping[Node, torch.Tensor]
+    sizes: Mapping[str, int]
+
+    def only(self, axis: Variable, places: torch.Tensor) -> Points:
+        """With these indices of one axis."""
+        return Points(self.axes, {**self.places, axis: places}, self.tensors, self.sizes)
+
+    def value(self, e: Expr, known: Values) -> torch.Tensor:
+        memo = dict(known)
+        for part in walk([e], lambda part: part not in memo):
+            if part not in memo:
+                memo[part] = self._compute(part, memo)
+        return memo[e]
+
+    def _compute(self, e: Expr, memo: Values) -> torch.Tensor:
+        args = [memo[a] for a in e.args]
+        if e.kind == "const":
+            return self._constant(e["value"], e.dtype)
+        if e.kind == "number":
+            return self._index(e["index"], memo).to(wide(e.dtype))
+        if e.kind == "less":
+            return self._index(e["a"], memo) < self._index(e["b"], memo)
+        if e.kind == "load":
+            return self._load(e, args, memo)
+        if e.kind == "apply":
+            assert e.op is not None
+            return e.op.reference(*args, **{k: wide(v) if isinstance(v, DType) else v for k, v in e.attrs.items()})
+        if e.kind == "select":
+            return torch.where(*args)
+        if e.kind == "both":
+            return args[0] & args[1]
+        assert e.kind == "reduce" and len(args) == 1, f"{e.kind} is known only within a pass"
+        return self.reduced(e, args[0])
+
+    def reduced(self, e: Expr, body: torch.Tensor) -> torch.Tensor:
+        """What a reduction makes of the values of its body."""
+        dims = tuple(self.axes.index(a) for a in e["axes"])
+        shape = [len(self.places[a]) if d in dims else n for d, (a, n) in enumerate(zip(self.axes, body.shape, strict=True))]
+        found = folded(e, body.expand(shape), dims)
+        for d in sorted(dims):
+            found = found.unsqueeze(d)
+        return found
+
+    def _constant(self, value: Any, dtype: DType) -> torch.Tensor:
+        return torch.full([1] * len(self.axes), value, dtype=wide(dtype))
+
+    def _load(self, e: Expr, guard: Sequence[torch.Tensor], memo: Values) -> torch.Tensor:
+        """An element; where its guard says that it is not used, NaN."""
+        tensor, places = self.tensors[e["tensor"]], [self._index(i, memo) for i in e["index"]]
+        places = [torch.where(guard[0], i, 0) if guard else i for i in places]
+        found = tensor[tuple(torch.broadcast_tensors(*places))] if places else tensor.reshape([1] * len(self.axes))
+        return torch.where(guard[0], found, torch.nan) if guard and found.is_floating_point() else found
+
+    def _index(self, index: Index, memo: Values) -> torch.Tensor:
+        total = torch.full([1] * len(self.axes), index if isinstance(index, int) else 0)
+        for product, factor in () if isinstance(index, int) else index.terms:
+            term = torch.tensor(factor)
+            for atom in product:
+                term = term * self._atom(atom, memo)
+            total = total + term
+        return total
+
+    def _atom(self, atom: Atom, memo: Values) -> torch.Tensor | int:
+        if isinstance(atom, Variable):
+            return self.places[atom].reshape([-1 if a is atom else 1 for a in self.axes])
+        if isinstance(atom, Symbol):
+            return self.sizes[atom.name]
+        if isinstance(atom, Loaded):
+            return memo[atom.expr]
+        assert isinstance(atom, Quotient), atom
+        return atom.function(self._index(atom.dividend, memo), self._index(atom.divisor, memo))
+
+
+def wide(dtype: DType) -> torch.dtype:
+    """The type that values are evaluated in: of floats float64, so that no cast between them rounds."""
+    assert dtype.torch is not None
+    return F64 if dtype.is_float else dtype.torch
+
+
+def folded(e: Expr, values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """Values combined along dims as a reduction does."""
+    assert e.op is not None
+    return e.op.reference(values, dims, **{k: v for k, v in e.attrs.items() if k != "axes"})
+
+
+def points_of(writes: Sequence[Write], tensors: Mapping[Node, torch.Tensor], sizes: Mapping[str, int]) -> Points:
+    """Every point of the axes of these writes."""
+    values = [w.value for w in writes]
+    axes = dict.fromkeys(a for w in writes for a in w.axes)
+    for e in walk(values):
+        axes.update(dict.fromkeys(a for i in indices(e) for a in sorted(variables(i), key=lambda a: a.key)))
+        axes.update(dict.fromkeys(e["axes"] if e.is_fold else ()))
+    wanted = {node: t.double() if t.is_floating_point() else t for node, t in tensors.items()}
+    return Points(tuple(axes), {a: torch.arange(evaluate(a.extent, sizes)) for a in axes}, wanted, sizes)
+
+
+# ---- passes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A pass over axes: its state, the points of the kernel, and what earlier passes came to. It is cut along the first
+    of its axes."""
+
+    state: State
+    points: Points
+    known: Values = field(default_factory=dict)
+
+    @property
+    def axis(self) -> Variable:
+        return self.state.axes[0]
+
+    @property
+    def places(self) -> torch.Tensor:
+        return self.points.places[self.axis]
+
+    def start(self) -> Values:
+        return {fold: self.points.value(self.state.init(fold), {}) for fold in self.state.folds}
+
+    def round(self, before: Values, places: torch.Tensor) -> Values:
+        """The state after one more round, over these places."""
+        points, names, now = self.points.only(self.axis, places), _names(self.state, "before"), {}
+        for fold in self.state.folds:
+            body, factor = self.state.step(fold, names, _names(self.state, "now"))
+            known = {**self.known, **_named(self.state, "before", before), **_named(self.state, "now", now)}
+            had = before[fold] if factor is None else before[fold] * points.value(factor, known)
+            now[fold] = combined(fold, had, points.reduced(fold, points.value(body, known)))
+        return now
+
+    def fold(self, chunks: Sequence[torch.Tensor]) -> Values:
+        """The state after a round over each of these parts of the axis."""
+        state = self.start()
+        for places in chunks:
+            state = self.round(state, places)
+        return state
+
+    def merge(self, first: Values, second: Values) -> Values:
+        """The state of two parts of the axis together."""
+        merged = self.state.merge(_names(self.state, "first"), _names(self.state, "second"))
+        known = {**self.known, **_named(self.state, "first", first), **_named(self.state, "second", second)}
+        return {fold: self._value(merged[fold], known) for fold in self.state.folds}
+
+    def _value(self, e: Expr, known: Values) -> torch.Tensor:
+        """With `combine`, which only merging has."""
+        memo = dict(known)
+        for part in walk([e], lambda part: part not in memo):
+            if part not in memo and part.kind == "combine":
+                memo[part] = combined(part, *(memo[a] for a in part.args))
+            elif part not in memo:
+                memo[part] = self.points.value(part, memo)
+        return memo[e]
+
+
+def combined(e: Expr, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return folded(e, torch.stack(torch.broadcast_tensors(a, b)), (0,))
+
+
+def _names(state: State, when: str) -> dict[Expr, Expr]:
+    """A name for each reduction of a state as it is at some time."""
+    return {fold: make("ref", fold.dtype, name=f"{when} {n}", axes=()) for n, fold in enumerate(state.folds)}
+
+
+def _named(state: State, when: str, values: Values) -> Values:
+    return {_names(state, when)[fold]: value for fold, value in values.items()}
+
+
+def walks_of(writes: Sequence[Write], nests: Sequence[Sequence[Variable]], points: Points) -> list[Walk]:
+    """Every pass over each nest of looped axes; of each, what came before it is known."""
+    known: dict[Expr, torch.Tensor] = {}
+    walks = []
+    for state in (s for nest in nests for s in states_of(writes, nest)):
+        walks.append(Walk(state, points, dict(known)))
+        known.update(walks[-1].fold([walks[-1].places]))
+    return walks
+
+
+def stored(writes: Sequence[Write], walks: Sequence[Walk], points: Points) -> dict[Node, torch.Tensor]:
+    """The tensors that writes store, of the states that the passes end with: the epilogue. NaN where none does."""
+    known = {fold: value for walk in walks for fold, value in walk.fold([walk.places]).items()}
+    found: dict[Node, torch.Tensor] = {}
+    for w in writes:
+        shape = [evaluate(n, points.sizes) for n in w.tensor.shape]
+        into = found.setdefault(w.tensor, torch.full(shape, torch.nan, dtype=wide(w.tensor.dtype)))
+        value = points.value(w.value, known)
+        places = torch.broadcast_tensors(value, *(points._index(i, {}) for i in w.index))
+        into[tuple(places[1:])] = places[0]
+    return found
+
+
+# ---- laws ------------------------------------------------------------------------------------------------------------
+
+
+def assert_same(a: torch.Tensor, b: torch.Tensor, what: str, tolerance: float = 1e-9) -> None:
+    """NaN stands where it does in the other, infinities are equal, and the rest is so but for rounding."""
+    a, b = torch.broadcast_tensors(a, b)
+    assert torch.equal(a.isnan(), b.isnan()), f"{what}: NaN at {a.isnan().nonzero().tolist()[:3]}, {b.isnan().nonzero().tolist()[:3]}"
+    error = torch.where((a == b) | a.isnan(), 0, (a - b).abs() / (1 + b.abs()))
+    worst = error.max().item() if error.numel() else 0.0
+    assert not (worst >= tolerance) and worst == worst, f"{what}: off by {worst:.2g}, {a.flatten()[error.argmax()]} is not {b.flatten()[error.argmax()]}"
+
+
+def assert_same_states(a: Values, b: Values, what: str) -> None:
+    for fold in a:
+        assert_same(a[fold], b[fold], f"{what}, {fold}")
+
+
+def is_cut_anywhere(walk: Walk) -> None:
+    """One round over everything, or several over less."""
+    whole = walk.fold([walk.places])
+    for parts in (2, 5, len(walk.places)):
+        assert_same_states(walk.fold(walk.places.tensor_split(parts)), whole, f"{parts} rounds")
+
+
+def is_walked_in_any_order(walk: Walk) -> None:
+    whole, generator = walk.fold([walk.places]), torch.Generator().manual_seed(0)
+    mixed = walk.places[torch.randperm(len(walk.places), generator=generator)]
+    for places in (walk.places.flip(0), mixed):
+        assert_same_states(walk.fold(places.tensor_split(3)), whole, f"in the order {places.tolist()}")
+
+
+def merges_to_the_fold_of_both(walk: Walk) -> None:
+    whole = walk.fold([walk.places])
+    for at in (1, len(walk.places) // 2, len(walk.places) - 1):
+        a, b = (walk.fold(places.tensor_split(2)) for places in walk.places.tensor_split((at,)))
+        assert_same_states(walk.merge(a, b), whole, f"cut at {at}")
+        assert_same_states(walk.merge(b, a), whole, f"cut at {at}, the other way")
+
+
+def merges_in_any_grouping(walk: Walk) -> None:
+    a, b, c = (walk.fold([places]) for places in walk.places.tensor_split(3))
+    assert_same_states(walk.merge(walk.merge(a, b), c), walk.merge(a, walk.merge(b, c)), "three parts")
+
+
+def starts_from_an_identity(walk: Walk) -> None:
+    nothing, whole = walk.start(), walk.fold([walk.places])
+    assert_same_states(walk.merge(nothing, whole), whole, "nothing before it")
+    assert_same_states(walk.merge(whole, nothing), whole, "nothing after it")
+    assert_same_states(walk.merge(nothing, nothing), nothing, "nothing at all")
+
+
+LAWS: tuple[Callable[[Walk], None], ...] = (
+    is_cut_anywhere, is_walked_in_any_order, merges_to_the_fold_of_both, merges_in_any_grouping, starts_from_an_identity,
+)  # fmt: skip
+
+
+# ---- random chains ---------------------------------------------------------------------------------------------------
+
+STEPS = (
+    "{a} + {r}", "{a} - {r}", "{a} * {r}", "{a} / ({r}.abs() + 0.5)", "torch.exp({a} - {a}.amax(-1, keepdim=True))",
+    "torch.exp2({a}.amin(-1, keepdim=True) - {a})", "torch.relu({a})", "{a}.abs()", "torch.where(c > 0, {a}, {b})",
+    "torch.where(c > 0, {a}, 0.0)", "torch.log({a}.abs() + 1)", "torch.sqrt({a}.abs() + 0.5)", "{a} * {b}", "{a} - {b}",
+    "{a} * 0.5", "-{a}", "{a} * c", "torch.softmax({a}, -1)", "torch.log_softmax({a}, -1)", "torch.tanh({a})",
+    "torch.exp({a} - torch.logsumexp({a}, -1, keepdim=True))", "F.rms_norm({a}, ({a}.shape[-1],), eps=1e-3)",
+    "F.layer_norm({a}, ({a}.shape[-1],), eps=1e-3)", "{a} - torch.maximum({a}.amax(-1, keepdim=True), {r})",
+)  # fmt: skip
+REDUCTIONS = (
+    "{a}.mean(-1, keepdim=True)", "{a}.amax(-1, keepdim=True)", "{a}.amin(-1, keepdim=True)",
+    "({a} * {a}).mean(-1, keepdim=True)", "({a} * {b}).mean(-1, keepdim=True)",
+    "torch.logsumexp({a}, -1, keepdim=True)", "torch.exp({a} - {a}.amax(-1, keepdim=True)).sum(-1, keepdim=True)",
+    "torch.sqrt(({a} * {a}).mean(-1, keepdim=True) + 0.1)", "({a} / {a}.abs().amax(-1, keepdim=True)).mean(-1, keepdim=True)",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Rows x and z and a vector c over one axis, and a matrix w from it: steps on rows, reductions of them, and at the
+    end a product or none, as the text of a function."""
+
+    text: str
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        scope: dict[str, Any] = {"torch": torch, "F": torch.nn.functional}
+        exec(self.text, scope)
+        return scope["chain"]
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def chain(source: Source, most: int = 8) -> Chain:
+    """A chain of up to so many steps."""
+    rows, numbers, lines = ["x", "z"], ["x.mean(-1, keepdim=True)"], []
+    for n in range(source.integer(2, most)):
+        reduces = source.integer(0, 2) == 2
+        step = source.pick(REDUCTIONS if reduces else STEPS)
+        # what was made last is what most steps are about
+        a, b = (rows[-1 - min(source.integer(0, 3), len(rows) - 1) // 2] for _ in "ab")
+        lines.append(f"{'rn'[reduces]}{n} = {step.format(a=a, b=b, r=numbers[-1])}")
+        (numbers if reduces else rows).append(f"{'rn'[reduces]}{n}")
+    last = source.pick(["{a} @ w", "{a}.mean(-1)", "{a}.amax(-1)", "({a} * {a}).mean(-1)", "({a} * {b}).mean(-1), {r}[:, 0]"])
+    lines.append(f"return {last.format(a=rows[-1], b=rows[-2], r=numbers[-1])}")
+    return Chain("def chain(x, z, c, w):\n" + "".join(f"    {line}\n" for line in lines))
