@@ -13,7 +13,20 @@ from typing import Literal
 from fusedsl.errors import Line
 from fusedsl.index import Index, poly
 from fusedsl.kernel import (
-    Assign, Axis, Bound, Buffer, Check, Kernel, Limit, Loop, Range, State, Statement, Store, Update, needs_mask,
+    Assign,
+    Axis,
+    Bound,
+    Buffer,
+    Check,
+    Kernel,
+    Limit,
+    Loop,
+    Range,
+    State,
+    Statement,
+    Store,
+    Update,
+    needs_mask,
 )  # fmt: skip
 from fusedsl.ops.helpers import GPU_EXP, HELPERS
 from fusedsl.options import CPU_TARGETS
@@ -313,7 +326,7 @@ class Printer:
         starts = f"{first if below else 0} if tail == 0 else {full}"
         if below:
             ends, starts = f"{first} if tail < 0 else {ends}", f"{start} if tail < 0 else {starts}"
-        note = "-1: before the full tiles, 0: full tiles, 1: what is left" if below else "0: full tiles, 1: what is left"
+        note = f"{'-1: before the full tiles, ' if below else ''}0: full tiles, 1: what is left"
         with (
             out.block(f"for tail in tl.static_range({'-1, 2' if below else '2'}):", note),
             out.block(f"for {s.axis.start} in range({starts}, {ends}, {tile}):"),

@@ -23,8 +23,8 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Machine:
-    """A GPU as the cost rule sees it (data sheets; flops: of dense products of halves; launch: what a launch costs on an
-    idle stream)."""
+    """A GPU as the cost rule sees it (data sheets; flops: of dense products of halves; launch: what a launch costs on
+    an idle stream)."""
 
     name: str
     processors: int

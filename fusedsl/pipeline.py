@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from .ir import Graph, Node, topological
 from .kernel import Buffer, Kernel
+from .levels import passes
 from .lower import Origin, Write, lower
 from .options import Rung, say
-from .levels import passes
 from .passes.cascade import cascade
 from .passes.decompose import decompose
 from .passes.fix_rows import fix_rows, with_sizes

@@ -145,8 +145,8 @@ def _names(graph: Graph, specialised: Specialised) -> dict[Node, str]:
 
 @dataclass(frozen=True)
 class PlannedKernel:
-    """One launch: its text, its grid, and the bytes it moves by tensor. passes: walks over its reduced axes; written: as
-    many as the user's code has. rounds: by a loop's axis, the tiles that are visited and those there are."""
+    """One launch: its text, its grid, and the bytes it moves by tensor. passes: walks over its reduced axes; written:
+    as many as the user's code has. rounds: by a loop's axis, the tiles that are visited and those there are."""
 
     name: str
     source: str
@@ -327,7 +327,8 @@ class Plan:
             lines.append(
                 f"  {k.name}: grid {k.grid[0]}, {_walked(k)}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}"
             )
-            lines += [f"    tiles of {axis}: {r.visited:,} of {r.of:,}" for axis, r in k.rounds.items() if r.visited < r.of]
+            partly = [(axis, r) for axis, r in k.rounds.items() if r.visited < r.of]
+            lines += [f"    tiles of {axis}: {r.visited:,} of {r.of:,}" for axis, r in partly]
             lines += [f"    {note}" for note in k.step.kernel.log]
         if self.program.specialised.fixed:
             fixed = ", ".join(f"{k} = {v}" for k, v in sorted(self.program.specialised.fixed.items()))

@@ -1,7 +1,8 @@
-"""Contractions among scalar expressions: which sums are over products of two operands, and along which axes each varies.
+"""Contractions among scalar expressions: which sums are over products of two operands, and what each varies along.
 
-A product of two tiles is one `tl.dot` if each operand has an axis that the other lacks, its rows or its columns, and both
-have the one that is summed over. With all on one side (a matrix by a vector) it is an elementwise product and a sum.
+A product of two tiles is one `tl.dot` if each operand has an axis that the other lacks, its rows or its columns, and
+both have the one that is summed over. With all on one side (a matrix by a vector) it is an elementwise product and a
+sum.
 """
 
 from __future__ import annotations

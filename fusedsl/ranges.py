@@ -1,9 +1,9 @@
 """Where along a loop's axis anything counts, read off the conditions in what is reduced.
 
-A condition bounds a loop if the loop does nothing where it fails: with the condition replaced by its failing value every
-body must come to the identity of its reduction. Then the range in which it can hold for some row of a program's tile is
-all that is walked (causal masks, sliding windows, prefixes, lengths from memory), and in the range in which it holds for
-every row it need not be asked. Nothing is declared: a mask that does not make a body vanish bounds nothing.
+A condition bounds a loop if the loop does nothing where it fails: with the condition replaced by its failing value
+every body must come to the identity of its reduction. Then the range in which it can hold for some row of a program's
+tile is all that is walked (causal masks, sliding windows, prefixes, lengths from memory), and in the range in which it
+holds for every row it need not be asked. Nothing is declared: a mask that does not make a body vanish bounds nothing.
 
 What is skipped counts as nothing, whatever stands there: a NaN behind a mask does not show.
 """
@@ -41,8 +41,8 @@ def range_of(
     given: Given,
     besides: Collection[Expr] = (),
 ) -> Range | None:
-    """The range of a loop in which its bodies do anything, None if that is everywhere. bodies: each with the identity of
-    its reduction. besides: conditions that others see to."""
+    """The range of a loop in which its bodies do anything, None if that is everywhere. bodies: each with the identity
+    of its reduction. besides: conditions that others see to."""
     some, whole, used = Span(), Span(), []
     for condition in _conditions(bodies, axis):
         if condition[0] not in besides and all(_dies(body, condition, identity) for body, identity in bodies):
@@ -94,7 +94,7 @@ def _plain(e: Expr, live: bool) -> Condition:
     while True:
         if is_op(e, "bitwise_not", "logical_not"):
             e, live = e.args[0], not live
-        elif is_op(e, "where") and all(a.kind == "const" for a in e.args[1:]) and e.args[1]["value"] != e.args[2]["value"]:
+        elif is_op(e, "where") and [a["value"] for a in e.args[1:] if a.kind == "const"] in ([True, False], [False, True]):
             live = live == bool(e.args[1]["value"])
             e = e.args[0]
         else:

@@ -76,7 +76,7 @@ def loops_of(writes: Sequence[Write], sizes: Sizes | None = None) -> list[tuple[
 
 
 def refuse(writes: Sequence[Write], sizes: Sizes | None = None) -> Roles | None:
-    """Raises Refusal where no kernel can hold these writes. Of a kernel with contractions it gives the roles of axes."""
+    """Raises Refusal where no kernel can hold these writes. Of one with contractions it gives the roles of axes."""
     roles = roles_of(writes, sizes) if is_contracted(writes) else None
     check(writes, roles)
     refuse_loops_inside(writes, roles)
@@ -121,7 +121,7 @@ def schedule(
     order = global_order(writes) if roles is None else _for_products(global_order(writes), products, writes)
     contiguous = lanes(writes, buffers)
     outer = _outer_roles(order, nests, writes, contiguous, buffers) if roles is None else roles.axes
-    chosen = {**outer, **_reduced_roles(nests)}
+    chosen: dict[Variable, Role] = {**outer, **_reduced_roles(nests)}
     axes = _axes(order, chosen, products, buffers)
     cuts = cuts_of(writes)
     inner = roles.inner if roles is not None else frozenset()
@@ -134,7 +134,8 @@ def schedule(
     along = tuple(a for a in axes if a.variable in contiguous)
     cuts = tuple(c for c in cuts if builder.axes[c.axis].role in ("grid", "one"))
     count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
-    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, written, roles is not None, tuple(log)))
+    contracts = roles is not None
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, written, contracts, tuple(log)))
 
 
 def _innermost_last(
@@ -218,11 +219,11 @@ def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> 
 
 
 def _reduced_roles(nests: Sequence[Nest]) -> dict[Variable, Role]:
-    return {
-        axis: "block" if nest.resident else "loop" if axis is nest.axes[-1] else "step"
-        for nest in nests
-        for axis in nest.axes
-    }
+    roles: dict[Variable, Role] = {}
+    for nest in nests:
+        for axis in nest.axes:
+            roles[axis] = "block" if nest.resident else "loop" if axis is nest.axes[-1] else "step"
+    return roles
 
 
 def _outer_roles(

@@ -288,23 +288,22 @@ class Separation:
     # -- pilots
 
     def centred(self, terms: list[Term]) -> list[Term]:
-        """[g] + [h] -> [g - c] + [c + h], where c is about g's mean: a sum of products of them keeps its digits where g
-        and h almost cancel."""
-        inner = [t for t in terms if t.is_inner]
+        """[g f] + [h] -> [(g - c) f] + [c f + h], where c is about g's mean: a sum of products of them keeps its digits
+        where g f and h almost cancel."""
         outer = [t for t in terms if t.is_outer]
-        if len(inner) + len(outer) != len(terms) or not inner or not outer:
+        varying = merged(t for t in terms if not t.is_outer)
+        if len(varying) != 1 or varying[0].powers or not outer:
             return terms
-        total: Maybe = None
-        for t in inner:
-            total = plus(total, t.inner)
+        (one,) = varying
+        total = one.inner
         assert total is not None
         if total not in self.pilots:
             self.pilots[total] = pilot_of(total, self.axes)
         pilot = self.pilots[total]
-        rest: Expr = pilot
+        rest = over(times(one.outer, pilot), one.under, pilot.dtype)
         for t in outer:
-            rest = plus(rest, over(t.outer, t.under, rest.dtype)) or rest
-        return [Term(inner=minus(total, pilot)), Term(outer=rest)]
+            rest = plus(rest, over(t.outer, t.under, pilot.dtype))
+        return [replace(one, inner=minus(total, pilot)), Term(outer=rest)]
 
 
 _RULES: dict[str, Callable[..., list[Term]]] = {

@@ -1,9 +1,9 @@
 """What one pass of a loop carries, as one object: how it starts, what a round does, how two halves of the axis come
 together, and what is made of it in the end.
 
-The step is the loop. The merge is a split of the loop over programs, devices or a tree: both are made of the same factor,
-that of the step, from each half's maximum to the common one. So merging is associative, and every way to cut an axis
-gives the same state but for rounding.
+The step is the loop. The merge is a split of the loop over programs, devices or a tree: both are made of the same
+factor, that of the step, from each half's maximum to the common one. So merging is associative, and every way to cut an
+axis gives the same state but for rounding.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .scalar import Expr, constant, make, rebuild, walk
 
 @dataclass(frozen=True)
 class State:
-    """folds: the reductions of one pass over the axes, each after those that it follows. writes: what is stored of them;
-    they are the epilogue."""
+    """folds: the reductions of one pass over the axes, each after those that it follows. writes: what is stored of
+    them; they are the epilogue."""
 
     axes: tuple[Variable, ...]
     folds: tuple[Expr, ...]

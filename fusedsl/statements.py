@@ -88,7 +88,7 @@ class Builder:
         self.needs: dict[Expr, int] = {}
         self.checked: set[tuple[Expr, Index, tuple[Expr, ...]]] = set()
         self.followed: set[Expr] = set()  # reductions that others ask for while the loop runs
-        self.by_rounds = by_rounds  # whether what a round adds is reduced at once: beside tiles lanes would take too much
+        self.by_rounds = by_rounds  # whether what a round adds is reduced at once: lanes take too much beside tiles
         self.late: list[Statement] = []  # of the pass being built: what ends a round
         self.raw: set[Expr] = set()  # loads that only products use, in the type that memory has
 

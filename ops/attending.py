@@ -1,5 +1,5 @@
-"""Attention: products of queries with keys, a softmax, a product with values. Nothing here but that; that it is one pass
-over the keys is what the compiler makes of it."""
+"""Attention: products of queries with keys, a softmax, a product with values. Nothing here but that: one pass over the
+keys is what the compiler makes of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def scaled_dot_product_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):
     if is_causal and attn_mask is not None:
-        raise BadArgument(op="scaled_dot_product_attention", name="attn_mask", rule="None with is_causal", got="a tensor", hint="")
+        op, hint = "scaled_dot_product_attention", "Put the two into one mask."
+        raise BadArgument(op=op, name="attn_mask", rule="None with is_causal", got="a tensor", hint=hint)
     if dropout_p:
         return _with_dropout(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     return dot_attention(query, key, value, attn_mask, bool(is_causal), scale, bool(enable_gqa))
@@ -94,7 +95,7 @@ def _attention_weights(q: Node, k: Node, mask: Node | None, is_causal: bool, sca
 @declare(expand=_attention_weights)
 def attention_weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None, is_causal: Flag = False,
                       scale: MaybeNumber = None, gqa: Flag = False):  # fmt: skip
-    """softmax(q k^T scale + mask) along the keys, 0 where all of a row is masked; q: [..., H, S, D], k: [..., H, T, D]"""
+    """softmax(q k^T scale + mask) along the keys, 0 where all of a row is masked; q: [.., H, S, D], k: [.., H, T, D]"""
     identity = torch.eye(k.shape[-2], dtype=q.dtype, device=q.device).expand(*k.shape[:-1], k.shape[-2])
     return F.scaled_dot_product_attention(q, k, identity, mask, 0.0, is_causal, scale=scale, enable_gqa=gqa)
 
@@ -152,19 +153,21 @@ def _kept(scores: Node, mask: Node | None, causal: bool, window: Index | None) -
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None,
               mask: torch.Tensor | None = None, causal: Flag = False, window: MaybeSize = None,
               scale: MaybeNumber = None, softcap: MaybeNumber = None, lse: Flag = False):  # fmt: skip
-    """softmax(softcap tanh(q k^T scale / softcap) + bias) v over the keys that count: where the mask holds, not after the
-    query (causal), less than `window` away. The last query stands beside the last key. Heads of k and v may serve several
-    of q's in a row; v's head size may be another. With lse the logarithm of each row's sum as well.
+    """softmax(softcap tanh(q k^T scale / softcap) + bias) v over the keys that count: where the mask holds, not after
+    the query (causal), less than `window` away. The last query stands beside the last key. Heads of k and v may serve
+    several of q's in a row; v's head size may be another. With lse the logarithm of each row's sum as well.
 
     q: [..., H, S, D], k: [..., G, T, D], v: [..., G, T, E], bias and mask broadcast to [..., H, S, T]; scale: D^-0.5
     unless given. Result: [..., H, S, E], and [..., H, S] in f32 or f64."""
     k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
-    scores = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores if bias is None else scores + bias
     back = scores.shape[-1] - scores.shape[-2]
-    distance = torch.arange(scores.shape[-2], device=q.device)[:, None] + back - torch.arange(scores.shape[-1], device=q.device)
+    i, j = (torch.arange(n, device=q.device) for n in scores.shape[-2:])
+    distance = i[:, None] + back - j
     kept = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device) if mask is None else mask
     kept = kept & (distance >= 0) if causal else kept
     if window is not None:

@@ -11,13 +11,14 @@ import torch
 
 from fusedsl.errors import BadArgument, ShapesDisagree
 from fusedsl.index import Index
-from fusedsl.ir import Choice, Node, declare, spells
+from fusedsl.ir import Choice, Node, cast, declare, spells
 from fusedsl.types import same_size, show_shape
 
 from .contract import Name, lined_up, product
 from .convert import narrow
 from .movement import diagonal, permute, squeeze
 from .reduce import sum
+from .rules import common
 from .spell import flat
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def _pair(x: Node, left: list[Name], y: Node, right: list[Name], kept: Sequence[
     x, left = _without(x, left, {*left} - {*kept} - summed)
     y, right = _without(y, right, {*right} - {*kept} - summed)
     if summed:
+        if x.dtype.is_integer and y.dtype.is_integer:  # perhaps one of them is a sum
+            x, y = (cast(each, common([x.type, y.type], "einsum")) for each in (x, y))
         return narrow(product("einsum", x, left, y, right, kept), x.dtype)
     return lined_up(x, left, kept) * lined_up(y, right, kept)
 

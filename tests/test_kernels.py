@@ -73,6 +73,19 @@ def test_kernels_keep_the_meaning_of_random_graphs(case):
     assert_means_the_same(case)
 
 
+# Contractions, and what usually stands around them.
+WITH_PRODUCTS = Limits(dtypes=("f32", "f16", "bf16", "f64", "i32"), edges=False, ops=(
+    "matmul", "mm", "bmm", "mv", "dot", "inner", "vecdot", "linear", "bilinear", "addmm", "addmv", "addbmm", "baddbmm",
+    "addr", "tensordot", "einsum", "add", "mul", "where", "neg", "cast", "maximum", "sigmoid", "permute", "unsqueeze",
+    "slice", "expand", "reshape", "cat", "sum", "amax", "mean", "softmax", "rms_norm",
+))  # fmt: skip
+
+
+@given(graph_and_inputs(max_ops=8, limits=WITH_PRODUCTS))
+def test_kernels_keep_the_meaning_of_random_graphs_with_products(case):
+    assert_means_the_same(case)
+
+
 WRONG_ONCE = [3, 8, 47, 117, 130, 179, 203, 235, 2081, 2166, 3266, 3343, 3828, 10474, 10956, 11093, 11400]
 WRONG_ONCE += [303779, 308882, 309075, 309196, 310304, 325147, 326514]
 

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
 from fusedsl import Fused, fuse
 
@@ -27,7 +26,7 @@ def scores(q, k):
 
 def places(s):
     """The running indices of queries, as a column, and of keys."""
-    return torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])
+    return torch.arange(s.shape[-2], device=s.device)[:, None], torch.arange(s.shape[-1], device=s.device)
 
 
 @fuse
@@ -51,7 +50,7 @@ def causal(q, k, v):
 def causal_at_the_end(q, k, v):
     """The last query stands beside the last key: a prompt's next tokens."""
     s = scores(q, k)
-    seen = torch.ones(s.shape[-2:], dtype=torch.bool).tril(s.shape[-1] - s.shape[-2])
+    seen = torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).tril(s.shape[-1] - s.shape[-2])
     return torch.softmax(torch.where(seen, s, -INF), -1) @ v
 
 
@@ -171,7 +170,7 @@ def with_statistics(q, k, v):
 def decode(q, k, v, lengths):
     """One query for each sequence, over as many keys as it has."""
     s = scores(q, k)
-    j = torch.arange(s.shape[-1])
+    _, j = places(s)
     return torch.softmax(torch.where(j < lengths[:, None, None, None], s, -INF), -1) @ v
 
 
@@ -180,7 +179,7 @@ def paged_decode(q, keys, values, blocks, lengths):
     """Keys and values in blocks of 16, of which a table says where each sequence's are."""
     k, v = (cache[blocks].flatten(1, 2).transpose(1, 2) for cache in (keys, values))
     s = scores(q, k)
-    j = torch.arange(s.shape[-1])
+    _, j = places(s)
     return torch.softmax(torch.where(j < lengths[:, None, None, None], s, -INF), -1) @ v
 
 

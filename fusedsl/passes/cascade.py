@@ -1,8 +1,8 @@
-"""Cascades of reductions over one axis, walked once: softmax over a long row, attention, losses, a norm before a product.
+"""Cascades of reductions over one axis, walked once: softmax over a long row, attention, losses, a norm and a product.
 
 A reduction that uses earlier ones over the same axis needs a pass of its own as it is written. Where its body separates
-(fusedsl/separate.py), what does not vary leaves the sum: a factor is applied when all is added up (*deferred*), and what
-stands in an exponent, for range, follows the running maximum (*running*)::
+(fusedsl/separate.py), what does not vary leaves the sum: a factor is applied when all is added up (*deferred*), and
+what stands in an exponent, for range, follows the running maximum (*running*)::
 
     a <- a * exp(b(y) - b(y')) + sum exp(a(x) + b(y')) G(x)             y, y': the maximum before and after the round
 
@@ -42,8 +42,8 @@ def cascade(
         writes = [replace(w, value=memo[w.value]) for w in writes]
         notes += [f"axes {', '.join(map(repr, nest))}: {reason}" for reason in rewriter.refusals]
         if origin is not None:
-            origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
-            origin.update({new: origin[old] for new, old in rewriter.made.items() if old in origin and new not in origin})
+            pairs = [*((new, old) for old, new in memo.items()), *rewriter.made.items()]
+            origin.update({new: origin[old] for new, old in pairs if old in origin and new not in origin})
     return writes, notes
 
 
@@ -62,8 +62,8 @@ class _Rewriter:
         self.means: dict[Expr, Expr] = {}  # n y -> y, of sums that are taken from a pilot
 
     def run(self, roots: list[Expr]) -> dict[Expr, Expr]:
-        """Every expression -> with reductions rewritten. Where a body has a pilot, a plain sum of it is taken from there as
-        well: once that is known, all is done again."""
+        """Every expression -> with reductions rewritten. Where a body has a pilot, a plain sum of it is taken from there
+        as well: once that is known, all is done again."""
         for e in walk(roots):
             self.final[e] = self._reduction(e) if self._is_mine(e) else self._ratio(self._rebuilt(e, self.final))
         if not self.means and any(self._is_piloted(e) for e in self.final):

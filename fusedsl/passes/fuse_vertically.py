@@ -34,7 +34,7 @@ from .unify_axes import unify_axes
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
 HALVES, FULL = ("f16", "bf16", "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
 DOT_TILE, LEAST_TILE = 128, 32  # rows and columns of a product that a program computes: usually, and at least
-PIECE = 512  # of a loop over products, the least that is worth a program of its own
+PIECE, PIECES = 512, 8  # of a loop over products, the least that is worth a program of its own, and how many at most
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
 
@@ -103,12 +103,14 @@ class _Fuser:
         groups = [frozenset((n,)) for n in self.stored]
         if not safe:
             groups = self._merge_all(groups)
-        return Partition([self._group(g) for g in self._in_order(groups)], self._reasons(groups), self._resident(groups))
+        ordered = [self._group(g) for g in self._in_order(groups)]
+        return Partition(ordered, self._reasons(groups), self._resident(groups))
 
     def _resident(self, groups: Iterable[frozenset[Node]]) -> frozenset[str]:
         """The sizes of what is resident and has none in numbers yet."""
         names: set[str] = set()
-        for nodes in groups if any(n.op.reduction is not None and n.op.reduction.of_products for n in self.order) else ():
+        contracts = any(n.op.reduction is not None and n.op.reduction.of_products for n in self.order)
+        for nodes in groups if contracts else ():
             try:
                 writes = self.writes(nodes)
                 roles = refuse(writes, self.sizes)
@@ -235,7 +237,8 @@ class _Fuser:
         along."""
         if roles is None:
             reduced = {a for nest in nests_of(writes) for a in nest}
-            return max(1, self._extent(a for a in writes[0].axes if a not in reduced and a not in fold.free) // LANE_TILE)
+            beside = (a for a in writes[0].axes if a not in reduced and a not in fold.free)
+            return max(1, self._extent(beside) // LANE_TILE)
         return self._tiles(roles, DOT_TILE, lambda axis: axis not in fold.free)
 
     def _tiles(self, roles: Roles, side: int, counts: Callable[[Variable], bool]) -> int:
@@ -247,12 +250,12 @@ class _Fuser:
     def _pieces(self, roles: Roles) -> int:
         """Into how many pieces the longest loop could be cut."""
         loops = [known(a.extent, self.sizes) for a, role in roles.axes.items() if role == "loop"]
-        return max(1, max(loops, default=0) // PIECE)
+        return min(PIECES, max(1, max(loops, default=0) // PIECE))
 
     def _again(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many bytes programs read again for reductions that do not vary along the axes they are spread over:
-        each of them computes the whole reduction for itself. What a contraction that varies along them reads in the same
-        pass is there anyway."""
+        each of them computes the whole reduction for itself. What a contraction that varies along them reads in the
+        same pass is there anyway."""
         total = 0
         there = {load for p in products_of(writes) for load in _loads(p.fold)} if roles is not None else set()
         for e in walk([w.value for w in writes]):

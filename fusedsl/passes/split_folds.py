@@ -16,7 +16,9 @@ from ..products import is_contraction
 from ..scalar import Expr, make, rebuild, substitute, walk
 from .split_axes import cut_of
 
-COMBINED = {"reduce_sum": "add", "sum_products": "add", "reduce_prod": "mul", "reduce_max": "maximum", "reduce_min": "minimum"}
+COMBINED = {
+    "reduce_sum": "add", "sum_products": "add", "reduce_prod": "mul", "reduce_max": "maximum", "reduce_min": "minimum",
+}  # fmt: skip
 
 
 def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
@@ -58,4 +60,5 @@ def _piece(e: Expr, axis: Variable, start: Index, length: Index) -> Expr:
     if length == 1:
         return substitute(e.args[0], {axis: start})
     part = Variable(axis.name, length)
-    return make("reduce", e.dtype, (substitute(e.args[0], {axis: poly(part) + start}),), e.op, **{**e.attrs, "axes": (part,)})
+    body = substitute(e.args[0], {axis: poly(part) + start})
+    return make("reduce", e.dtype, (body,), e.op, **{**e.attrs, "axes": (part,)})

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..index import Index, cdiv, evaluate
-from .fix_rows import is_matrix_product
 from ..ir import OPS, Graph, Node, build, map_nodes
+from .fix_rows import is_matrix_product
 
 ENOUGH = 64  # results from which on each can be a program of its own
 WORTH = 32768  # elements from which on a second launch pays
