@@ -643,5 +643,5 @@ def no_rule(name: str) -> UnknownFunction:
     """The error for a torch function that no op spells."""
     close = difflib.get_close_matches(name.rpartition(".")[2], OPS, cutoff=0.75)
     hint = f"Close to it: {', '.join(close)}. " if close else ""
-    return UnknownFunction(op=name, hint=f"{hint}`fusedsl ops` lists what there is; the rest, matrix products too, is "
-                                         "called outside the fused function.")  # fmt: skip
+    return UnknownFunction(op=name, hint=f"{hint}`fusedsl ops` lists what there is; the rest is called "
+                                         "outside the fused function.")  # fmt: skip

@@ -451,7 +451,7 @@ def _grid(kernel: Kernel, config: Config, sizes: Sizes) -> tuple[int, int, int]:
 
 def _walked(k: PlannedKernel) -> str:
     """How often rows are walked, and how often they would be as written."""
-    passes = "resident" if k.step.kernel.is_resident else "1 pass" if k.passes == 1 else f"{k.passes} passes"
+    passes = "resident" if not k.rounds else "1 pass" if k.passes == 1 else f"{k.passes} passes"
     return f"{passes} ({k.written} as written)" if k.written > k.passes else passes
 
 

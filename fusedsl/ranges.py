@@ -34,6 +34,9 @@ class Span:
     upper: Limit | None = None
 
 
+NOWHERE = Span(upper=0)
+
+
 def range_of(
     bodies: Sequence[tuple[Expr, object]],
     axis: Variable,
@@ -55,7 +58,7 @@ def range_of(
                 whole = _both(whole, all_of)
                 used.append(condition)
             else:
-                whole = _both(whole, Span(upper=0))
+                whole = _both(whole, NOWHERE)
     if some == Span():
         return None
     return Range(some.lower, some.upper, whole.lower, whole.upper, tuple(used))
@@ -168,6 +171,11 @@ class _Tile:
     given: Given
     outer: bool
 
+    @property
+    def unknown(self) -> Span:
+        """Where a condition may hold of which nothing is known, and where it is known to hold."""
+        return Span() if self.outer else NOWHERE
+
     def extreme(self, terms: Index, values: Sequence[tuple[int, Expr]], greatest: bool) -> Index | None:
         """The least or greatest value that an index plus values of memory has in the tile."""
         total: Index = 0
@@ -203,15 +211,16 @@ def _span(e: Expr, live: bool, tile: _Tile) -> Span:
     conjunction = e.kind == "both" or is_op(e, "bitwise_and", "logical_and")
     if conjunction or is_op(e, "bitwise_or", "logical_or"):
         a, b = (_span(part, live, tile) for part in e.args)
-        return _both(a, b) if conjunction == live else _either(a, b)
+        return _both(a, b) if conjunction == live else _hull(a, b) if tile.outer else _union(a, b)
     found = _difference(e, tile.axis)
     if found is None:
-        return Span()
+        return tile.unknown
     terms, values, step = found if live else _complement(*found)
     if step > 0:  # k > -terms - values
         least = tile.extreme(1 - terms, [(-f, v) for f, v in values], not tile.outer)
-        return Span(lower=least)
-    return Span(upper=tile.extreme(terms, values, tile.outer))
+        return tile.unknown if least is None else Span(lower=least)
+    upper = tile.extreme(terms, values, tile.outer)
+    return tile.unknown if upper is None else Span(upper=upper)
 
 
 def _complement(terms: Index, values: Sequence[tuple[int, Expr]], step: int) -> tuple[Index, list, int]:
@@ -265,8 +274,14 @@ def _joined(name: str, a: Limit | None, b: Limit | None) -> Limit | None:
     return b if a is None else a if b is None else _limit(name, a, b)
 
 
-def _either(a: Span, b: Span) -> Span:
-    """The hull: exact where both are open to the same side."""
+def _hull(a: Span, b: Span) -> Span:
+    """A range with everything that is in either."""
     lower = None if a.lower is None or b.lower is None else _limit("min", a.lower, b.lower)
     upper = None if a.upper is None or b.upper is None else _limit("max", a.upper, b.upper)
     return Span(lower, upper)
+
+
+def _union(a: Span, b: Span) -> Span:
+    """A range with nothing but what is in either: all of it where both are open to the same side."""
+    same = (a.lower is None and b.lower is None) or (a.upper is None and b.upper is None)
+    return _hull(a, b) if same else NOWHERE

@@ -257,7 +257,8 @@ def stored(writes: Sequence[Write], walks: Sequence[Walk], points: Points) -> di
 def assert_same(a: torch.Tensor, b: torch.Tensor, what: object, tolerance: float = 1e-9) -> None:
     """NaN stands where it does in the other, infinities are equal, and the rest is so but for rounding."""
     a, b = torch.broadcast_tensors(a, b)
-    assert torch.equal(a.isnan(), b.isnan()), f"{what}: NaN in {int(a.isnan().sum())} places, not {int(b.isnan().sum())}"
+    nans = [int(t.isnan().sum()) for t in (a, b)]
+    assert torch.equal(a.isnan(), b.isnan()), f"{what}: NaN in {nans[0]} places, not {nans[1]}"
     error = torch.where((a == b) | a.isnan(), 0, (a - b).abs() / (1 + b.abs())).flatten()
     at = int(error.argmax())
     assert error[at] < tolerance, f"{what}: {a.flatten()[at]} is not {b.flatten()[at]}"  # so that NaN does not pass
@@ -300,25 +301,30 @@ def starts_from_an_identity(walk: Walk) -> None:
 
 
 LAWS: tuple[Callable[[Walk], None], ...] = (
-    is_cut_anywhere, is_walked_in_any_order, merges_to_the_fold_of_both, merges_in_any_grouping, starts_from_an_identity,
+    is_cut_anywhere, is_walked_in_any_order, merges_to_the_fold_of_both, merges_in_any_grouping,
+    starts_from_an_identity,
 )  # fmt: skip
 
 
 # ---- random chains ---------------------------------------------------------------------------------------------------
 
 STEPS = (
-    "{a} + {r}", "{a} - {r}", "{a} * {r}", "{a} / ({r}.abs() + 0.5)", "torch.exp({a} - {a}.amax(-1, keepdim=True))",
+    "{a} + {n}", "{a} - {n}", "{a} * {n}", "{a} / ({n}.abs() + 0.5)", "torch.exp({a} - {a}.amax(-1, keepdim=True))",
     "torch.exp2({a}.amin(-1, keepdim=True) - {a})", "torch.relu({a})", "{a}.abs()", "torch.where(c > 0, {a}, {b})",
     "torch.where(c > 0, {a}, 0.0)", "torch.log({a}.abs() + 1)", "torch.sqrt({a}.abs() + 0.5)", "{a} * {b}", "{a} - {b}",
     "{a} * 0.5", "-{a}", "{a} * c", "torch.softmax({a}, -1)", "torch.log_softmax({a}, -1)", "torch.tanh({a})",
     "torch.exp({a} - torch.logsumexp({a}, -1, keepdim=True))", "F.rms_norm({a}, ({a}.shape[-1],), eps=1e-3)",
-    "F.layer_norm({a}, ({a}.shape[-1],), eps=1e-3)", "{a} - torch.maximum({a}.amax(-1, keepdim=True), {r})",
+    "F.layer_norm({a}, ({a}.shape[-1],), eps=1e-3)", "{a} - torch.maximum({a}.amax(-1, keepdim=True), {n})",
 )  # fmt: skip
 REDUCTIONS = (
     "{a}.mean(-1, keepdim=True)", "{a}.amax(-1, keepdim=True)", "{a}.amin(-1, keepdim=True)",
     "({a} * {a}).mean(-1, keepdim=True)", "({a} * {b}).mean(-1, keepdim=True)",
     "torch.logsumexp({a}, -1, keepdim=True)", "torch.exp({a} - {a}.amax(-1, keepdim=True)).sum(-1, keepdim=True)",
-    "torch.sqrt(({a} * {a}).mean(-1, keepdim=True) + 0.1)", "({a} / {a}.abs().amax(-1, keepdim=True)).mean(-1, keepdim=True)",
+    "torch.sqrt(({a} * {a}).mean(-1, keepdim=True) + 0.1)",
+    "({a} / {a}.abs().amax(-1, keepdim=True)).mean(-1, keepdim=True)",
+)  # fmt: skip
+ENDS = (
+    "{a} @ w", "{a}.mean(-1)", "{a}.amax(-1)", "({a} * {a}).mean(-1)", "({a} * {b}).mean(-1), {n}[:, 0]", "{a} @ w, {n}",
 )  # fmt: skip
 
 
@@ -341,14 +347,55 @@ class Chain:
 
 def chain(source: Source, most: int = 8) -> Chain:
     """A chain of up to so many steps."""
-    rows, numbers, lines = ["x", "z"], ["x.mean(-1, keepdim=True)"], []
-    for n in range(source.integer(2, most)):
-        reduces = source.integer(0, 2) == 2
-        step = source.pick(REDUCTIONS if reduces else STEPS)
-        # what was made last is what most steps are about
-        a, b = (rows[-1 - min(source.integer(0, 3), len(rows) - 1) // 2] for _ in "ab")
-        lines.append(f"{'rn'[reduces]}{n} = {step.format(a=a, b=b, r=numbers[-1])}")
-        (numbers if reduces else rows).append(f"{'rn'[reduces]}{n}")
-    last = source.pick(["{a} @ w", "{a}.mean(-1)", "{a}.amax(-1)", "({a} * {a}).mean(-1)", "({a} * {b}).mean(-1), {r}[:, 0]"])
-    lines.append(f"return {last.format(a=rows[-1], b=rows[-2], r=numbers[-1])}")
+    rows, numbers, lines = ["z", "x"], ["x.mean(-1, keepdim=True)"], []
+
+    def text(forms: Sequence[str]) -> str:
+        a, b, n = (_recent(source, values) for values in (rows, rows, numbers))
+        return source.pick(forms).format(a=a, b=b, n=n)
+
+    for at in range(source.integer(1, most)):
+        forms, made, name = source.pick([(STEPS, rows, f"r{at}"), (STEPS, rows, f"r{at}"), (REDUCTIONS, numbers, f"n{at}")])
+        lines.append(f"{name} = {text(forms)}")
+        made.append(name)
+    lines.append(f"return {text(ENDS)}")
     return Chain("def chain(x, z, c, w):\n" + "".join(f"    {line}\n" for line in lines))
+
+
+def _recent(source: Source, made: Sequence[str]) -> str:
+    """One of the last, most often the very last."""
+    return source.pick([made[-1], made[-1], *made[-3:]])
+
+
+# ---- random masks ----------------------------------------------------------------------------------------------------
+
+
+def mask(source: Source, sizes: tuple[int, int], memory: bool, depth: int = 2) -> str:
+    """A condition on a query i and a key j of so many, and on a length n of the row if memory has any: affine
+    comparisons, and what is made of them."""
+    if depth and source.integer(0, 2):
+        a, b = (mask(source, sizes, memory, depth - 1) for _ in "ab")
+        return source.pick([f"({a}) & ({b})", f"({a}) | ({b})", f"~({a})", f"({a}) & ~({b})"])
+    many = max(sizes)
+    at, near = source.integer(-many // 4, many), source.integer(0, many // 3)
+    forms = [
+        f"j <= i + {at}", f"j > i - {near}", f"j < {at}", f"{at} <= j", f"i - j < {near}", f"j + i >= {at}",
+        f"i < {at}", f"2 * i - j > {at}", f"3 - j > -i - {near}", f"j % 3 < {source.integer(1, 2)}",
+    ]  # fmt: skip
+    return source.pick(forms + [f"j < n + {at}", "n <= j", f"j - n <= i - {near}"] * memory)
+
+
+def kept(text: str, sizes: tuple[int, int], lengths: torch.Tensor) -> torch.Tensor:
+    """Where a condition holds, of every row of every batch."""
+    i, j = torch.arange(sizes[0])[:, None], torch.arange(sizes[1])
+    found = eval(text, {"i": i, "j": j, "n": lengths[:, None, None, None]})
+    return found.expand(len(lengths), 1, *sizes)
+
+
+def mask_of_every_row(source: Source, sizes: tuple[int, int], lengths: torch.Tensor | None = None) -> str:
+    """A condition that leaves every query a key."""
+    rows = torch.zeros(1, dtype=torch.int64) if lengths is None else lengths
+    for _ in range(20):
+        text = mask(source, sizes, lengths is not None)
+        if kept(text, sizes, rows).any(-1).all():
+            return text
+    return f"({text}) | (j < 1)"

@@ -267,10 +267,22 @@ def test_a_chain_around_products_is_one_launch(name: str) -> None:
     assert_launches(f, large, 1)
 
 
-@pytest.mark.xfail(reason="tiles of three dimensions are turned as if they had two", strict=True)
-def test_batches_beside_what_is_not_in_batches() -> None:
-    a, b, x = numbers([2, 5, 7], torch.float32), numbers([2, 7, 3], torch.float32), numbers([3], torch.float32)
-    assert_matches(lambda a, b, x: (a.bmm(b), x.exp()), (a, b, x))
+BATCHES = {
+    "beside a vector": (lambda a, b, x: (a @ b, x.exp()), "imk ikn n"),
+    "two beside a vector": (lambda a, b, x: (a @ b, x.exp()), "jimk jikn n"),
+    "joined": (lambda a, b: torch.cat((a @ b, b)), "ikk ikn"),
+    "a softmax over the batch": (lambda a, b: torch.softmax(a @ b, 0), "imk ikn"),
+    "a norm over all": (lambda a, b: F.rms_norm(a @ b, (*a.shape[:2], b.shape[2])), "imk ikn"),
+    "after the rows": (lambda a, b, x: (torch.einsum("mik,kin->mni", a, b), x.exp()), "mik kin n"),
+}
+
+
+@pytest.mark.xfail(reason="tl.dot takes batches first, and tiles are turned as if they had two dimensions", strict=True)
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches_that_a_program_holds_whole(name: str) -> None:
+    f, dims = BATCHES[name]
+    sizes = {"i": 3, "j": 2, "m": 4, "k": 5, "n": 7}
+    assert_matches(f, [numbers([sizes[letter] for letter in term], torch.float32) for term in dims.split()])
 
 
 @hypothesis.given(data=st.data())

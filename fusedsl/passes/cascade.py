@@ -40,7 +40,8 @@ def cascade(
         rewriter = _Rewriter(frozenset(nest), eager)
         memo = rewriter.run([w.value for w in writes])
         writes = [replace(w, value=memo[w.value]) for w in writes]
-        notes += [f"axes {', '.join(map(repr, nest))}: {reason}" for reason in rewriter.refusals]
+        extent = " x ".join(repr(axis.extent) for axis in nest)
+        notes += [f"over {extent}: {reason}" for reason in rewriter.refusals]
         if origin is not None:
             pairs = [*((new, old) for old, new in memo.items()), *rewriter.made.items()]
             origin.update({new: origin[old] for new, old in pairs if old in origin and new not in origin})

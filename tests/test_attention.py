@@ -1,0 +1,140 @@
+"""Attention in many forms: one launch, one pass over the keys, as exact as eager, on every target without spills."""
+
+import zlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from examples.attention import variants
+from fusedsl import fuse, ops
+from fusedsl.codegen.inspect import TARGETS
+from fusedsl.testing import assert_matches
+
+HALVES, OTHERS = (torch.float16, torch.bfloat16), (torch.float32, torch.bfloat16)
+FORMS = {function.function.__name__: (function, args) for function, args in variants.inputs(77).items()}
+PRODUCTS = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
+TILED = ("grid", "loop")
+ONE_ROW = {"decode", "paged_decode"}  # a vector times a matrix is no product of tiles
+
+
+def cast(args, dtype):
+    return tuple(a.to(dtype) if a.is_floating_point() else a for a in args)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, *(pytest.param(d, marks=pytest.mark.sample) for d in OTHERS)])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_is_one_pass_and_exact(form, dtype):
+    function, args = FORMS[form]
+    args = cast(args, dtype)
+    plan = function.plan(*args)
+    assert (plan.launches, plan.passes) == (1, 1), plan.explain()
+    assert_matches(function, args)
+
+
+def sampled(form, dtype, target):
+    """A sixteenth of all, the same ones every time."""
+    return zlib.crc32(f"{form} {dtype} {target}".encode()) % 16 == 0
+
+
+CASES = [(form, dtype, target) for form in FORMS for dtype in HALVES for target in TARGETS]
+
+
+def compiled(form, dtype, target):
+    function, args = FORMS[form]
+    (kernel,) = function.plan(*cast(args, dtype)).compile(target)
+    assert kernel.spills == 0
+    text = kernel.asm["amdgcn"] if target.startswith("gfx") else kernel.sass
+    assert form in ONE_ROW or PRODUCTS[target] in text
+
+
+@pytest.mark.parametrize("form, dtype, target", [case for case in CASES if sampled(*case)])
+def test_a_form_compiles_without_spills(form, dtype, target):
+    compiled(form, dtype, target)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("form, dtype, target", [case for case in CASES if not sampled(*case)])
+def test_every_form_compiles_without_spills(form, dtype, target):
+    compiled(form, dtype, target)
+
+
+def drawn(*shapes, dtype=torch.float32):
+    make = torch.Generator().manual_seed(1)
+    return [torch.randn(*shape, generator=make).to(dtype) for shape in shapes]
+
+
+SDPA = {
+    "plain": ((2, 3, 37, 64), (2, 3, 50, 64), {}),
+    "causal": ((2, 3, 37, 64), (2, 3, 50, 64), {"is_causal": True}),
+    "causal, more queries": ((1, 2, 50, 40), (1, 2, 37, 40), {"is_causal": True}),
+    "scale": ((1, 2, 19, 32), (1, 2, 19, 32), {"scale": 0.3}),
+    "groups": ((2, 6, 20, 59), (2, 2, 33, 59), {"enable_gqa": True}),
+    "one query": ((2, 6, 1, 64), (2, 2, 300, 64), {"enable_gqa": True}),
+    "one key": ((1, 2, 9, 64), (1, 2, 1, 64), {}),
+    "two dimensions": ((17, 24), (30, 24), {}),
+    "large heads": ((1, 1, 20, 256), (1, 1, 40, 256), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
+@pytest.mark.parametrize("case", SDPA)
+def test_scaled_dot_product_attention(case, dtype):
+    q, k, options = SDPA[case]
+    q, k, v = drawn(q, k, k, dtype=dtype)
+    function = fuse(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options))
+    assert function.plan(q, k, v).launches == 1
+    assert_matches(function, (q, k, v))
+
+
+def test_masks_of_scaled_dot_product_attention():
+    q, k, v = drawn((2, 3, 37, 64), (2, 3, 50, 64), (2, 3, 50, 40))
+    mask = torch.rand(37, 50) > 0.3
+    mask[3] = False
+    assert_matches(fuse(F.scaled_dot_product_attention), (q, k, v, mask))
+    assert not F.scaled_dot_product_attention(q, k, v, mask)[:, :, 3].any()
+    assert_matches(fuse(F.scaled_dot_product_attention), (q, k, v, torch.randn(3, 37, 50)))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"causal": True}, {"causal": True, "window": 7, "softcap": 20.0}, {"window": 9}, {"lse": True, "causal": True},
+    {"scale": 0.5},
+])  # fmt: skip
+def test_attention(options):
+    q, k, v = drawn((2, 4, 37, 64), (2, 2, 50, 64), (2, 2, 50, 40))
+    function = fuse(lambda q, k, v: ops.attention(q, k, v, **options))
+    plan = function.plan(q, k, v)
+    assert (plan.launches, plan.passes) == (1, 1)
+    assert_matches(function, (q, k, v))
+
+
+def test_causal_attention_visits_no_more_tiles_than_the_diagonal_needs():
+    q = k = v = torch.empty(1, 1, 1024, 64, dtype=torch.float16, device="meta")
+    plan = variants.causal.plan(q, k, v).on("sm_90")
+    rows, keys = (plan.kernels[0].config[axis.tile] for axis in plan.kernels[0].step.kernel.axes if axis.role in TILED)
+    needed = sum(-(-min(start + rows, 1024) // keys) for start in range(0, 1024, rows))
+    (rounds,) = plan.kernels[0].rounds.values()
+    assert (rounds.visited, rounds.of) == (needed, (1024 // rows) * (1024 // keys))
+
+
+def test_the_work_of_a_window_grows_with_the_length():
+    def visited(length):
+        q = k = v = torch.empty(1, 1, length, 64, dtype=torch.float16, device="meta")
+        (rounds,) = variants.sliding_window.plan(q, k, v).on("sm_90").kernels[0].rounds.values()
+        return rounds.visited
+
+    assert visited(8192) - visited(4096) == 2 * (visited(4096) - visited(2048))
+
+
+def test_other_lengths_compile_nothing():
+    sources = set()
+    for length in (65, 130, 257):
+        q, k, v = drawn((1, 2, length, 64), (1, 2, length + 9, 64), (1, 2, length + 9, 64))
+        sources.add(variants.softmax_attention.plan(q, k, v).kernels[0].source)
+    assert len(sources) == 1
+
+
+def test_the_examples_table(capsys):
+    variants.main([])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == len(FORMS) and all(row.split()[1] == "1" for row in rows)
