@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, needs_mask, padded
+from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, Store, needs_mask, padded
 from fusedsl.options import CPU_TARGETS
 from fusedsl.roles import RESIDENT
 
@@ -93,11 +93,9 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
     scale = INTERPRETED // CHAIN if target == "interpret" else 1
     cheap = scale > 1 or (_longest(kernel.body) < LONG and all(_is_cheap(s) for s in kernel.statements()))
     tiles = {a.tile: a.resident for a in kernel.axes if a.role == "block"}
-    inner = 1
-    for n in tiles.values():
-        inner *= n
     grid = [a for a in kernel.axes if a.role == "grid"]
     loops = [a for a in kernel.axes if a.role == "loop"]
+    inner = _beside_loops(kernel, tiles) if loops else math.prod(tiles.values())
     if kernel.contracts:
         return _product(kernel, sizes, target)
     if target == "cpu":
@@ -164,6 +162,14 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
 def _bucket(n: int) -> int:
     """A tile for so many rows, of few sizes: another batch is seldom another kernel."""
     return 16 if n <= 16 else 64 if n <= 64 else 1 << 30
+
+
+def _beside_loops(kernel: Kernel, resident: Mapping[str, int]) -> int:
+    """The elements of whole axes in the largest tile that a loop moves."""
+    moving = [s.axes for s in kernel.statements() if isinstance(s, (Assign, Store))] + [s.axes for s in kernel.states]
+    tiles = [kernel.tiled(axes) for axes in moving]
+    walked = [tile for tile in tiles if any(a.role == "loop" for a in tile)]
+    return max((math.prod(resident.get(a.tile, 1) for a in tile) for tile in walked), default=1)
 
 
 def _has_steps(kernel: Kernel) -> bool:

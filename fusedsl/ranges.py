@@ -97,7 +97,7 @@ def _plain(e: Expr, live: bool) -> Condition:
     while True:
         if is_op(e, "bitwise_not", "logical_not"):
             e, live = e.args[0], not live
-        elif is_op(e, "where") and [a["value"] for a in e.args[1:] if a.kind == "const"] in ([True, False], [False, True]):
+        elif is_op(e, "where") and sorted(a["value"] for a in e.args[1:] if a.kind == "const") == [False, True]:
             live = live == bool(e.args[1]["value"])
             e = e.args[0]
         else:

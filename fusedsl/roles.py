@@ -105,6 +105,8 @@ class _Chooser:
     def _outputs(self, looped: set[Variable]) -> None:
         outer = list(dict.fromkeys(a for w in self.writes for a in w.axes if a not in self.reduced))
         batch = {a for p in self.products for a in p.batch}
+        if batch & self.reduced or not all(batch <= set(w.axes) for w in self.writes):
+            raise Refusal("a program would compute several matrices of a batch")
         again = inner_folds(self.writes, looped)
         for axis in outer:
             everywhere = all(axis in w.axes for w in self.writes)

@@ -3,8 +3,8 @@ the two stand apart::
 
     F(x; y) = sum_j G_j(x) H_j(y) prod exp(a(x) + b(y))        x: what varies along the axis, y: finished reductions
 
-A sum over the axis is then one of G_j for each term (rank J), with H_j outside; what is in an exponent stays, for range.
-The rules are equations of arithmetic, one for each kind of operation; what has none is refused by name.
+A sum over the axis is then one of G_j for each term (rank J), with H_j outside; what is in an exponent stays, for
+range. The rules are equations of arithmetic, one for each kind of operation; what has none is refused by name.
 (reference: factorisation of the summand in RedFuser and FuseMax, extended to finite rank, homogeneity and pilots)
 """
 
@@ -219,7 +219,8 @@ class Separation:
         if self.is_stale(condition):
             raise Inseparable("its condition uses a reduction over the axis")
         for one, other, keep in ((a, b, True), (b, a, False)):
-            if other.kind == "const" and math.isinf(other["value"]) and all(t.is_inner or t.is_outer for t in self.terms(one)):
+            infinite = other.kind == "const" and math.isinf(other["value"])
+            if infinite and all(t.is_inner or t.is_outer for t in self.terms(one)):
                 inner = [t for t in self.terms(one) if t.is_inner]
                 total = None
                 for t in inner:
@@ -264,8 +265,8 @@ class Separation:
     # -- range
 
     def covers(self, ceiling: Maybe, exponent: Expr) -> bool:
-        """Whether a value made of extremes is at least an exponent wherever they have been taken, and only grows as more
-        is met: then the exponential of the difference is at most 1, and so is what it shrinks by."""
+        """Whether a value made of extremes is at least an exponent wherever they have been taken, and only grows as
+        more is met: then the exponential of the difference is at most 1, and so is what it shrinks by."""
         return ceiling is not None and any(self._covers(ceiling, e) for e in unmasked(exponent))
 
     def _covers(self, ceiling: Expr, exponent: Expr) -> bool:
@@ -314,8 +315,8 @@ _RULES: dict[str, Callable[..., list[Term]]] = {
 
 
 def pilot_of(e: Expr, axes: Free) -> Expr:
-    """The mean of a value over the first places of its axes, 0 if that is infinite or NaN. It is loaded for itself, so it
-    does not depend on how the axes are walked or cut."""
+    """The mean of a value over the first places of its axes, 0 if that is infinite or NaN. It is loaded for itself, so
+    it does not depend on how the axes are walked or cut."""
     *outer, last = sorted((a for a in axes if a in e.free), key=lambda a: a.key)
     place = Variable(last.name, PLACES)
     there = substitute(e, {**dict.fromkeys(outer, 0), last: poly(place)})

@@ -324,7 +324,8 @@ REDUCTIONS = (
     "({a} / {a}.abs().amax(-1, keepdim=True)).mean(-1, keepdim=True)",
 )  # fmt: skip
 ENDS = (
-    "{a} @ w", "{a}.mean(-1)", "{a}.amax(-1)", "({a} * {a}).mean(-1)", "({a} * {b}).mean(-1), {n}[:, 0]", "{a} @ w, {n}",
+    "{a} @ w", "{a}.mean(-1)", "{a}.amax(-1)", "({a} * {a}).mean(-1)", "({a} * {b}).mean(-1), {n}[:, 0]",
+    "{a} @ w, {n}",
 )  # fmt: skip
 
 
@@ -354,9 +355,9 @@ def chain(source: Source, most: int = 8) -> Chain:
         return source.pick(forms).format(a=a, b=b, n=n)
 
     for at in range(source.integer(1, most)):
-        forms, made, name = source.pick([(STEPS, rows, f"r{at}"), (STEPS, rows, f"r{at}"), (REDUCTIONS, numbers, f"n{at}")])
-        lines.append(f"{name} = {text(forms)}")
-        made.append(name)
+        made, forms, name = source.pick([(rows, STEPS, "r"), (rows, STEPS, "r"), (numbers, REDUCTIONS, "n")])
+        lines.append(f"{name}{at} = {text(forms)}")
+        made.append(f"{name}{at}")
     lines.append(f"return {text(ENDS)}")
     return Chain("def chain(x, z, c, w):\n" + "".join(f"    {line}\n" for line in lines))
 
@@ -398,4 +399,4 @@ def mask_of_every_row(source: Source, sizes: tuple[int, int], lengths: torch.Ten
         text = mask(source, sizes, lengths is not None)
         if kept(text, sizes, rows).any(-1).all():
             return text
-    return f"({text}) | (j < 1)"
+    return f"({mask(source, sizes, lengths is not None)}) | (j < 1)"

@@ -5,9 +5,9 @@ rows and NR neighbours of a panel. MR x NR accumulators stay in registers for th
 
     for each panel of NR columns
         for each block of MR rows
-            acc = c[block, panel]
+            acc = 0
             for k in 0 .. K:  acc[r] += a[r, k] * panel[k]      MR broadcasts, NR / lanes loads, MR * NR / lanes fmas
-            c[block, panel] = acc
+            c[block, panel] += acc
 
 Half precision operands become f32 when they are laid out so. A `c` of half precision becomes f32 as well, and the sums
 are rounded once, at the end. Integers are laid out as i16, and panels as `[N / NR][K / 2][NR][2]`: one instruction
@@ -304,10 +304,7 @@ class _Product:
             at = b.add(at, columns)
             for v in range(vectors):
                 places.append(b.gep(self.total.start, b.add(at, b.const(v * self.lanes, "i64")), self.el))
-        if self.starts_at_zero:
-            held = [b.const(0, self.el, self.lanes) for _ in places]
-        else:
-            held = [b.load(place, self.el, self.lanes) for place in places]
+        held = [b.const(0, self.el, self.lanes) for _ in places]
         stride = self.left.strides[-2] if self.rows > 1 else 0
         heads = [
             b.gep(self.left.start, b.mul(b.add(row, b.const(r, "i64")), b.const(stride, "i64")), self.factor)
@@ -335,6 +332,8 @@ class _Product:
             body, by = lambda k, *acc: step(k, acc), self.together
         results = b.loop(b.const(0, "i64"), b.const(self.depth, "i64"), b.const(by, "i64"), held, body)
         for place, value in zip(places, results, strict=True):
+            if not self.starts_at_zero:  # a sum of sums is more exact than one long sum
+                value = b.binary("addi" if self.el == "i32" else "addf", b.load(place, self.el, self.lanes), value)
             b.store(value, place)
 
     def _everywhere(self, place: Value) -> Value:

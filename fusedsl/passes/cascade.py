@@ -63,8 +63,8 @@ class _Rewriter:
         self.means: dict[Expr, Expr] = {}  # n y -> y, of sums that are taken from a pilot
 
     def run(self, roots: list[Expr]) -> dict[Expr, Expr]:
-        """Every expression -> with reductions rewritten. Where a body has a pilot, a plain sum of it is taken from there
-        as well: once that is known, all is done again."""
+        """Every expression -> with reductions rewritten. Where a body has a pilot, a plain sum of it is taken from
+        there as well: once that is known, all is done again."""
         for e in walk(roots):
             self.final[e] = self._reduction(e) if self._is_mine(e) else self._ratio(self._rebuilt(e, self.final))
         if not self.means and any(self._is_piloted(e) for e in self.final):
@@ -164,7 +164,7 @@ class _Rewriter:
         return found
 
     def _with_nan(self, total: Expr, under: Maybe, powers: Sequence[Power]) -> tuple[Expr, Maybe]:
-        """A sum of exp(a - max(a)) is NaN where there is nothing but -inf; divided by another one, it is so as 0 / 0."""
+        """A sum of exp(a - max(a)) is NaN where there is nothing but -inf; divided by another one it is, as 0 / 0."""
         for b in (power.b for power in powers):
             if b is None or not self.separation.is_stale(b) or self._unguarded(b) is not b or self._has_pivot(b):
                 continue
@@ -313,9 +313,9 @@ class _Rewriter:
         self._check_positive(t.outer, t.under)
         if not t.powers:
             return self._scaled(self._of(e, t.inner), t.outer, t.under)
-        if len(t.powers) > 1 or t.inner is not None:
+        (a, b, op), *others = t.powers
+        if others or t.inner is not None:
             raise Inseparable("an extreme of an exponential with a factor does not separate")
-        ((a, b, op),) = t.powers
         power = apply(op, value(plus(self._of(e, a), self._finally(b)), 0, e.dtype))
         return self._scaled(power, t.outer, t.under)
 
