@@ -602,6 +602,28 @@ def _einsum(builder: Builder, op: Op) -> dict[str, Any]:
     return {"tensors": tensors, "equation": equation}
 
 
+def _attention(builder: Builder, op: Op) -> dict[str, Any]:
+    """Queries, keys and values of a batch or none, of one head of keys for all of the queries' or for each."""
+    kinds = [kind for kind in builder.limits.dtypes if dtype(kind).is_float]
+    if not kinds:
+        raise Refused
+    dt, pick = dtype(builder.source.pick(kinds)), builder.source.pick
+    heads, shared, batch = pick([2, 1, 3]), pick([False, True]), [pick([2, 1])][: pick([1, 0])]
+    s, t, d, e = (pick([3, 2, 1, 5]) for _ in range(4))
+    shapes = {"q": [heads, s, d], "k": [1 if shared else heads, t, d], "v": [1 if shared else heads, t, e]}
+    given: dict[str, Any] = {}
+    for name in op.operands[:-1] if op.name != "attention" else op.operands[:3]:
+        values = fill([*batch, *shapes[name]], dt, (-2, 2), builder.source.integer(0, 1000), edges=False)
+        given[name] = builder.given(values, Type(dt, values.shape))
+    masked, causal = pick([None, "mask", "causal"]), "causal" if op.name == "attention" else "is_causal"
+    if masked == "mask":
+        given["mask"] = builder.tensor((0, 1), dtype("bool"), [*batch, heads, s, t])
+    given |= {causal: masked == "causal", "scale": pick([None, 0.5])}
+    if op.name != "attention":
+        return given | {"gqa": shared}
+    return given | {"window": pick([None, 2]), "softcap": pick([None, 2.0]), "lse": pick([False, True])}
+
+
 def _sum_products(builder: Builder, op: Op) -> dict[str, Any]:
     x = _first(builder, 2, 1, 3)
     return {"x": x, "dim": builder.source.pick([None, builder.dim(x.rank)]), "precision": x.dtype.name}
@@ -637,4 +659,5 @@ CALLS: dict[str, Callable[[Builder, Op], dict[str, Any]]] = {
     "addmm": _product(2, 2), "addmv": _product(2, 1), "addbmm": _product(3, 3), "baddbmm": _product(3, 3),
     "addr": _addr, "linear": _linear, "bilinear": _bilinear, "inner": _inner, "vecdot": _vecdot,
     "tensordot": _tensordot, "einsum": _einsum, "sum_products": _sum_products,
+    "attention_weights": _attention, "dot_attention": _attention, "attention": _attention,
 }  # fmt: skip

@@ -44,7 +44,7 @@ def compiled(form, dtype, target):
     function, args = FORMS[form]
     (kernel,) = function.plan(*cast(args, dtype)).compile(target)
     assert kernel.spills == 0
-    text = kernel.asm["amdgcn"] if target.startswith("gfx") else kernel.sass
+    text = str(kernel.asm["amdgcn"]) if target.startswith("gfx") else kernel.sass
     assert form in ONE_ROW or PRODUCTS[target] in text
 
 

@@ -577,14 +577,26 @@ def is_near(each: Comparison, truth: Tensor, dtype: torch.dtype) -> bool:
 # ---- masks that skip work --------------------------------------------------------------------------------------------
 
 
-def masked_by(text: str) -> Callable[..., Tensor]:
-    """Attention with a mask: an expression in i, j and a length n of each row of a batch."""
+USES: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
+    "attention": lambda m, s, v: softmax(where(m, s)) @ v,
+    "linear": lambda m, s, v: torch.where(m, s, 0) @ v,
+    "largest": lambda m, s, v: where(m, s).amax(-1),
+    "logsumexp": lambda m, s, v: torch.logsumexp(where(m, s), -1),
+    "masked late": lambda m, s, v: torch.where(m, softmax(s), 0) @ v,
+    "of two, one masked": lambda m, s, v: (softmax(where(m, s)) @ v, s.sum(-1)),
+    "by two masks": lambda m, s, v: softmax(where(m, s)) @ v - torch.where(m, 0, s) @ v,
+}
+
+
+def masked_by(text: str, use: str = "attention") -> Callable[..., Any]:
+    """What uses a mask: an expression in i, j and a length n of each row of a batch."""
     code = compile(text, "mask", "eval")
 
-    def function(q: Tensor, k: Tensor, v: Tensor, n: Tensor | None = None) -> Tensor:
+    def function(q: Tensor, k: Tensor, v: Tensor, n: Tensor | None = None) -> Any:
         s = scores(q, k)
         i, j = fusedsl.indices(s, -2, -1)
-        return softmax(where(eval(code, {"i": i, "j": j, "n": None if n is None else n[:, None, None, None]}), s)) @ v
+        seen = eval(code, {"i": i, "j": j, "n": None if n is None else n[:, None, None, None]})
+        return USES[use](seen, s, v)
 
     return function
 
@@ -706,11 +718,20 @@ def assert_range(loop: Loop, tile: tuple[int, int], seen: Tensor, sizes: Mapping
 @hypothesis.given(st.data(), st.integers(1, 300), st.integers(1, 600), st.booleans())
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
 def test_masks_that_skip_work_agree(dtype, data, queries, keys, lengths):
+    use = data.draw(st.sampled_from(sorted(USES)))
     n = torch.tensor([keys // 5 + 1, keys]) if lengths else None
     text = mask_of_every_row(Hypothesis(data.draw), (queries, keys), n)
     hypothesis.note(text)
     args = [torch.randn(2, 3, rows, 16, dtype=dtype) for rows in (queries, keys, keys)]
-    assert_matches(masked_by(text), args if n is None else [*args, n])
+    assert_matches(masked_by(text, use), args if n is None else [*args, n])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", USES)
+def test_every_use_of_a_mask_skips_no_more_than_it_may(use):
+    for text in ("(i - j < 50) & (j <= i)", "(j < n) | (j > i + 200)"):
+        args = [torch.randn(2, 3, rows, 16) for rows in (300, 600, 600)]
+        assert_matches(masked_by(text, use), [*args, torch.tensor([210, 600])] if "n" in text else args)
 
 
 @pytest.mark.parametrize("text", (

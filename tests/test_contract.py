@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fusedsl import fuse
 from fusedsl.passes.decompose import decompose
+from fusedsl.runtime import counters
 from fusedsl.testing import assert_launches, assert_matches
 from tests.tensors import LAYOUTS
 
@@ -239,6 +240,21 @@ def test_torchs_setting_says_how_f32_is_multiplied() -> None:
         assert_matches(lambda x: x @ x, (x,))  # on this CPU
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_another_setting_is_another_trace() -> None:
+    """Of what multiplies f32, and of nothing else; a setting that was there before has its trace."""
+    x = torch.randn(4, 4)
+    calls = [(fuse(lambda x: x @ x), x, 2), (fuse(lambda x: x @ x), x.double(), 1), (fuse(lambda x: x * x), x, 1)]
+    for function, given, traces in calls:
+        before = counters.traces
+        try:
+            for setting in ("highest", "high", "medium", "highest"):
+                torch.set_float32_matmul_precision(setting)
+                function(given)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        assert counters.traces - before == traces
 
 
 # ---- launches --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What users do wrong: each mistake has the error that says so, with the line it is about."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,7 @@ MISTAKES = {
 
 B = torch.randn(2, 4, 6)
 W = torch.randn(5, 6)
+_tensordot: Any = torch.tensordot  # with arguments that its types do not allow
 
 # the same of products
 MISTAKES |= {
@@ -120,10 +123,10 @@ MISTAKES |= {
     "one matrix in a chain": (lambda a: torch.linalg.multi_dot([a]), (X,), BadArgument, "must be 2 or more, got 1"),
     "a vector in a chain": (lambda a: torch.linalg.multi_dot([a, a[0], a]), (X,), BadArgument, "operand 1 must be a m"),
     "too many dims": (lambda a: torch.tensordot(a, a, 3), (X,), BadArgument, "a number of dimensions up to 2, or"),
-    "unequal lists": (lambda a: torch.tensordot(a, a, ([0, 1], [0])), (X,), BadArgument, "two lists of as many"),
-    "dims of no sense": (lambda a: torch.tensordot(a, a, "01"), (X,), BadArgument, "up to 2, or two lists"),
-    "a dim too far": (lambda a: torch.tensordot(a, a, ([2], [0])), (X,), DimOutOfRange, r"lie in \[-2, 1\], got 2"),
-    "one dim for two": (lambda a: torch.tensordot(a, a, ([0, -2], [0, 1])), (X,), BadArgument, "at most once"),
+    "unequal lists": (lambda a: _tensordot(a, a, ([0, 1], [0])), (X,), BadArgument, "two lists of as many"),
+    "dims of no sense": (lambda a: _tensordot(a, a, "01"), (X,), BadArgument, "up to 2, or two lists"),
+    "a dim too far": (lambda a: _tensordot(a, a, ([2], [0])), (X,), DimOutOfRange, r"lie in \[-2, 1\], got 2"),
+    "one dim for two": (lambda a: _tensordot(a, a, ([0, -2], [0, 1])), (X,), BadArgument, "at most once"),
     "dims that do not meet": (lambda a: torch.tensordot(a, a, 1), (X,), ShapesDisagree, "tensordot: .*6 and 4"),
     "a digit": (lambda a: torch.einsum("i1->i", a), (X,), BadArgument, "which it is not at position 2, got 'i1->i'"),
     "an unfinished arrow": (lambda a: torch.einsum("ij-", a), (X,), BadArgument, "at position 3, got 'ij-'"),
