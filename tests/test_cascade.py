@@ -501,6 +501,13 @@ def test_once_wrong(name):
     assert_matches(ONCE_WRONG[name], [torch.randn(4, 17000)])
 
 
+def test_a_factor_counts_as_often_as_it_stands():
+    args = [torch.randn(3, 300), torch.randn(300), torch.randn(300, 5)]
+    assert_matches(lambda x, c, w: (x * c * c) @ w, args)
+    assert_matches(lambda x, c, w: (x * c) @ (c[:, None] * w), args)
+    assert_matches(lambda x, c, w: ((x - mean(x)) * c * c) @ w, args)
+
+
 # ---- random chains ---------------------------------------------------------------------------------------------------
 
 
@@ -563,7 +570,7 @@ def assert_agrees(of: Chain, safe: bool = False) -> None:
     exact = reference(fused, args)
     outputs = [o.reshape(e.shape) for o, e in zip(fused.plan(*args, safe=safe).run(given, CPU), exact, strict=True)]
     for each, truth, ours in zip(beside_eager(fused, args, outputs), exact, outputs, strict=True):
-        assert each.fault is None or is_near(each, truth, ours.dtype), (of, each.fault)
+        assert each.fault is None or is_near(each, truth, ours.dtype), f"{of}{each.fault}"
 
 
 def is_near(each: Comparison, truth: Tensor, dtype: torch.dtype) -> bool:

@@ -298,6 +298,7 @@ def test_batches_that_one_program_would_have_to_hold(name: str) -> None:
 
 
 @hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // 3))
 def test_a_chain_around_products_keeps_its_meaning(data: st.DataObject) -> None:
     f, dims = CHAINS[data.draw(st.sampled_from(sorted(CHAINS)))]
     given = data.draw(operands(dims, FLOATS))
