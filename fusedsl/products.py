@@ -58,7 +58,7 @@ def product_of(e: Expr) -> Product | None:
     if len(sides) != 2 or not all(any(f.free & summed for f in side) for side, _ in sides):
         return None
     (left, rows), (right, columns) = sides
-    for loose in (f for f in parts if f not in left and f not in right):
+    for loose in [f for f in parts if f not in left and f not in right]:  # before any is added
         to = left if len(left) > 1 or left[0].kind != "load" or right[0].kind == "load" else right
         to.append(loose)
     return Product(e, tuple(left), tuple(right), rows, columns, batch)
