@@ -391,6 +391,11 @@ class Op:
         """What a reduction or a scan combines with."""
         return self.reduction or self.scan
 
+    @property
+    def contracts(self) -> bool:
+        """Whether it sums products."""
+        return self.reduction is not None and self.reduction.of_products
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         values = [*args, *kwargs.values()]
         values += [item for v in values if isinstance(v, (list, tuple)) for item in v]

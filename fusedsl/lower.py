@@ -21,6 +21,9 @@ from .scalar import TRUE, Expr, Loaded, both, constant, less, make, number, sele
 from .types import DType, bool_, i32, i64
 
 
+MOST_CONTRACTIONS = 64  # in one kernel, each for every index that it is read at
+
+
 class Refusal(Exception):
     """Why these nodes cannot be one kernel."""
 
@@ -84,6 +87,7 @@ class Lowering:
     def __init__(self, boundary: set[Node], eager: bool = False) -> None:
         self.boundary, self.eager = boundary, eager
         self.memo: dict[tuple[Node, tuple[Index, ...], Expr], Expr] = {}
+        self.contractions = 0
 
     def write(self, node: Node) -> Write:
         axes = tuple(Variable(f"i{d}", n) for d, n in enumerate(node.shape))
@@ -162,8 +166,15 @@ class Lowering:
         if node.dtype.is_bool:  # Triton's reductions are over numbers
             number = select(body, constant(1, i32), constant(0, i32))
             return make("nonzero", bool_, (make("reduce", i32, (number,), node.op, axes=bound),))
+        self._count(node)
         rest_of = {name: value for name, value in node.attrs if name != "dim"}
         return make("reduce", node.dtype.computed, (body,), node.op, axes=bound, **rest_of)
+
+    def _count(self, node: Node) -> None:
+        """A layer reads the one before it at several indices, so that many layers would be many times as many sums."""
+        self.contractions += node.op.contracts
+        if self.contractions > MOST_CONTRACTIONS:
+            raise Refusal(f"more than {MOST_CONTRACTIONS} contractions, some of them again at other indices")
 
     def _scan(self, node: Node, index: tuple[Index, ...], when: Expr) -> Expr:
         """Read along an axis of its own. Read otherwise (a part of it, backwards), it has to be in memory."""

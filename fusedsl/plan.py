@@ -247,9 +247,15 @@ class Plan:
 
     @cached_property
     def compulsory_bytes(self) -> int:
-        """Each input byte that the outputs depend on once, each output byte once."""
+        """Each input byte that the outputs depend on once, each output byte once. Of many layers, which are too much to be
+        looked at as one, each input's bytes are those of the launch that reads most of it."""
         outputs = [o for o in dict.fromkeys(self.program.graph.outputs) if o.op.name != "input"]
-        writes = unify_axes(lower(outputs, self.program.graph.inputs))
+        try:
+            writes = unify_axes(lower(outputs, self.program.graph.inputs))
+        except Refusal:
+            names = [self.program.names[node] for node in self.program.graph.inputs]
+            read = sum(max(k.reads.get(name, 0) for k in self.kernels) for name in names)
+            return read + sum(known(o.type.size, self.sizes) * o.dtype.bytes for o in outputs)
         reads, stored = distinct_bytes(writes, self.sizes)
         total = sum(stored.values())
         for node, count in reads.items():

@@ -7,7 +7,7 @@ sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .index import Variable
@@ -43,7 +43,7 @@ def factors(e: Expr) -> list[Expr]:
 
 def is_contraction(e: Expr) -> bool:
     """Whether it is a sum of products."""
-    return e.kind == "reduce" and e.op is not None and e.op.reduction is not None and e.op.reduction.of_products
+    return e.kind == "reduce" and e.op is not None and e.op.contracts
 
 
 def product_of(e: Expr) -> Product | None:
@@ -118,4 +118,21 @@ def folds_inside(writes: Sequence[Write], looped: Iterable[Variable]) -> set[Exp
         around = frozenset(e["axes"]) & looped if e.kind == "reduce" else frozenset()
         if around:
             found |= {i for i in walk([e.args[0]]) if i.kind == "reduce" and i.free & around}
+    return found
+
+
+def loops_around(writes: Sequence[Write], fold: Expr, roles: Mapping[Variable, str]) -> set[Variable]:
+    """The axes of the loops in whose rounds a reduction is computed: those of the reductions and the stored values that
+    it stands in, if it varies along them, or a reduction between them does."""
+    bodies = [(e["axes"], e.args[0], e) for e in walk([w.value for w in writes]) if e.kind == "reduce"]
+    bodies += [(w.axes, w.value, None) for w in writes]
+    found: set[Variable] = set()
+    waiting = [fold]
+    while waiting:
+        inner = waiting.pop()
+        for axes, body, outer in bodies:
+            around = {a for a in axes if roles[a] in ("loop", "step")}
+            if around & inner.free and not around <= found and inner in walk([body]):
+                found |= around
+                waiting += [outer] if outer is not None else []
     return found

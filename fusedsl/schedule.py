@@ -13,7 +13,7 @@ from .ir import Node
 from .kernel import Axis, Buffer, Cut, Kernel, Role, padded, verify
 from .levels import Nest, nests_of, passes
 from .lower import Refusal, Write
-from .products import Product, is_contracted, is_contraction, product_of, products_of
+from .products import Product, is_contracted, is_contraction, loops_around, product_of, products_of
 from .roles import RESIDENT, ROWS, Roles, Sizes, roles_of
 from .scalar import Expr, variables, walk
 from .statements import Builder, Names
@@ -201,6 +201,9 @@ def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> 
     along an axis of a loop."""
     resident = _residents(writes, roles)
     inner_loops = roles.inner if roles is not None else frozenset()
+    for e in inner_loops if roles is not None else ():
+        if set(e["axes"]) & loops_around(writes, e, roles.axes):
+            raise Refusal(f"a loop over {list(e['axes'])} inside itself")
     looped = {a for nest in nests_of(writes) for a in nest} - resident
     for w in writes:
         around = looped & set(w.axes)

@@ -303,3 +303,27 @@ def test_a_chain_around_products_keeps_its_meaning(data: st.DataObject) -> None:
     f, dims = CHAINS[data.draw(st.sampled_from(sorted(CHAINS)))]
     given = data.draw(operands(dims, FLOATS))
     assert_matches(f, given)
+
+
+def layers(x, up, down):
+    """As in a model, each layer beside what it was given."""
+    for a, b in zip(up, down, strict=True):
+        x = x + F.gelu(F.rms_norm(x, (x.shape[-1],)) @ a) @ b
+    return x
+
+
+@pytest.mark.parametrize("width, hidden, launches", [(64, 128, 1), (600, 900, 4)])
+def test_layers(width, hidden, launches):
+    """Narrow enough, a row stays in a program for all of them; else none is computed again for each tile of the next."""
+    up = [torch.randn(width, hidden) * 0.05 for _ in range(2)]
+    down = [torch.randn(hidden, width) * 0.05 for _ in range(2)]
+    args = (torch.randn(70, width), up, down)
+    assert fuse(layers).plan(*args).launches == launches
+    assert_matches(layers, args)
+
+
+def test_many_layers_are_planned_in_bounded_pieces():
+    up, down = ([torch.empty(*shape, device="meta")] * 8 for shape in ((1024, 4096), (4096, 1024)))
+    plan = fuse(layers).plan(torch.empty(512, 1024, device="meta"), up, down)
+    assert plan.launches == 16
+    assert plan.compulsory_bytes <= plan.bytes

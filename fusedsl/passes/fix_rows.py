@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..index import Atom, Index, Symbol, evaluate, free
-from ..ir import Graph, Node, substitute_sizes
+from ..ir import Graph, Node, substitute_sizes, topological
 from ..kernel import padded
 from ..roles import RESIDENT
 
@@ -38,24 +38,12 @@ def sizes_of_rows(graph: Graph, reductions: Iterable[Node], sizes: Mapping[str, 
 
 def _is_contracted(node: Node) -> bool:
     """Whether a reduction is a matrix product, or of what a contraction gives."""
-    if is_matrix_product(node):
-        return True
-    seen: set[Node] = set()
-    stack = list(node.inputs)
-    while stack:
-        n = stack.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        if n.op.reduction is not None and n.op.reduction.of_products:
-            return True
-        stack += n.inputs
-    return False
+    return is_matrix_product(node) or any(n.op.contracts for n in topological(node.inputs))
 
 
 def is_matrix_product(node: Node) -> bool:
     """Whether a node sums products of two operands, each with a dimension that the other lacks."""
-    if node.op.reduction is None or not node.op.reduction.of_products or len(node.inputs[0].inputs) != 2:
+    if not node.op.contracts or len(node.inputs[0].inputs) != 2:
         return False
     (source,), dims = node.inputs, node["dim"]
     shapes = [(1,) * (source.rank - operand.rank) + operand.shape for operand in source.inputs]

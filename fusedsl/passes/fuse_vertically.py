@@ -20,7 +20,7 @@ from ..index import Variable
 from ..ir import Graph, Node, topological
 from ..levels import nests_of
 from ..lower import Refusal, Write, lower
-from ..products import products_of
+from ..products import loops_around, products_of
 from ..roles import Roles
 from ..scalar import Expr, walk
 from ..schedule import loops_of, refuse
@@ -34,6 +34,7 @@ from .unify_axes import unify_axes
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
 HALVES, FULL = ("f16", "bf16", "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
 DOT_TILE, LEAST_TILE = 128, 32  # rows and columns of a product that a program computes: usually, and at least
+SHARED = ("one", "grid")  # the roles of axes that programs share out
 PIECE, PIECES = 512, 8  # of a loop over products, the least that is worth a program of its own, and how many at most
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
@@ -109,8 +110,7 @@ class _Fuser:
     def _resident(self, groups: Iterable[frozenset[Node]]) -> frozenset[str]:
         """The sizes of what is resident and has none in numbers yet."""
         names: set[str] = set()
-        contracts = any(n.op.reduction is not None and n.op.reduction.of_products for n in self.order)
-        for nodes in groups if contracts else ():
+        for nodes in groups if any(n.op.contracts for n in self.order) else ():
             try:
                 writes = self.writes(nodes)
                 roles = refuse(writes, self.sizes)
@@ -233,19 +233,20 @@ class _Fuser:
         return total
 
     def _repeats(self, fold: Expr, writes: Sequence[Write], roles: Roles | None) -> int:
-        """How many programs compute a reduction for themselves: one for each tile of the axes that it does not vary
-        along."""
+        """How often a reduction is computed: once for each tile of the axes that it does not vary along, of those that
+        programs share out and of those whose loops it stands in."""
         if roles is None:
             reduced = {a for nest in nests_of(writes) for a in nest}
             beside = (a for a in writes[0].axes if a not in reduced and a not in fold.free)
             return max(1, self._extent(beside) // LANE_TILE)
-        return self._tiles(roles, DOT_TILE, lambda axis: axis not in fold.free)
+        around = loops_around(writes, fold, roles.axes)
+        return self._tiles(roles, DOT_TILE, lambda a: a not in fold.free and (roles.axes[a] in SHARED or a in around))
 
     def _tiles(self, roles: Roles, side: int, counts: Callable[[Variable], bool]) -> int:
-        """How many tiles there are of some axes of a kernel with contractions, of those that programs share out."""
-        tile = {"one": 1, "grid": side}
-        grid = [(a, tile[role]) for a, role in roles.axes.items() if role in tile and counts(a)]
-        return math.prod(-(-known(a.extent, self.sizes) // size) for a, size in grid)
+        """How many tiles there are of some axes of a kernel with contractions."""
+        tile = {"one": 1, "step": 1, "grid": side, "loop": side}
+        counted = [(a, tile[role]) for a, role in roles.axes.items() if role in tile and counts(a)]
+        return math.prod(-(-known(a.extent, self.sizes) // size) for a, size in counted)
 
     def _pieces(self, roles: Roles) -> int:
         """Into how many pieces the longest loop could be cut."""
@@ -270,7 +271,7 @@ class _Fuser:
     def _programs(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many programs the grid axes give."""
         if roles is not None:  # where they are few, a loop over what is left is cut among more
-            return self._tiles(roles, LEAST_TILE, lambda axis: True) * self._pieces(roles)
+            return self._tiles(roles, LEAST_TILE, lambda a: roles.axes[a] in SHARED) * self._pieces(roles)
         nests = nests_of(writes)
         reduced = {a for nest in nests for a in nest}
         count = self._extent(a for a in writes[0].axes if a not in reduced)
