@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
+from .index import Index
 from .ir import OPS
-from .scalar import Expr, constant, make
+from .scalar import Expr, constant, make, number
 from .types import DType, bool_
 
 Maybe = Expr | None
@@ -20,6 +21,30 @@ def apply(name: str, *args: Expr) -> Expr:
 
 def is_op(e: Expr, *names: str) -> bool:
     return e.kind == "apply" and e.op is not None and e.op.name in names
+
+
+def combines(e: Expr, *names: str) -> bool:
+    """Whether it is a reduction by one of these elementwise ops."""
+    return e.kind == "reduce" and e.op is not None and e.op.reduction is not None and e.op.reduction.pairwise in names
+
+
+def identity(fold: Expr) -> Expr:
+    """What changes nothing in a reduction or a scan."""
+    assert fold.op is not None and fold.op.combination is not None
+    return constant(fold.op.combination.identity(fold.dtype), fold.dtype)
+
+
+def factors(e: Expr) -> list[Expr]:
+    """What is multiplied."""
+    return [f for arg in e.args for f in factors(arg)] if is_op(e, "mul") else [e]
+
+
+def count(fold: Expr) -> Expr:
+    """How many values a reduction combines."""
+    extent: Index = 1
+    for axis in fold["axes"]:
+        extent = extent * axis.extent
+    return constant(extent, fold.dtype) if isinstance(extent, int) else number(extent, fold.dtype)
 
 
 def is_number(e: Expr, value: float) -> bool:
@@ -66,8 +91,8 @@ def value(a: Maybe, neutral: float, dtype: DType) -> Expr:
     return constant(neutral, dtype) if a is None else a
 
 
-def equals(a: Expr, number: float) -> Expr:
-    return make("apply", bool_, (a, constant(number, a.dtype)), OPS["eq"])
+def equals(a: Expr, to: float) -> Expr:
+    return make("apply", bool_, (a, constant(to, a.dtype)), OPS["eq"])
 
 
 def choose(condition: Expr, a: Expr, b: Expr) -> Expr:

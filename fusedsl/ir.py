@@ -341,13 +341,15 @@ class TypeRule:
 class Reduction:
     """A commutative and associative combination. identity(dtype): the value that changes nothing.
     combine: text of {0} combined with {1}; tile: text of {0} reduced along {axis}; prefix: text of {0} combined along
-    {axis} up to each element. of_products: what is combined are products, whose factors may be rounded as the op's
-    attribute `precision` says: a contraction."""
+    {axis} up to each element. pairwise: the name of the elementwise op that combines two values, for what algebra knows
+    of it. of_products: what is combined are products, whose factors may be rounded as the op's attribute `precision`
+    says: a contraction."""
 
     identity: Callable[[DType], Any]
     combine: str
     tile: str
     prefix: str = ""
+    pairwise: str = ""
     of_products: bool = False
 
 

@@ -20,7 +20,6 @@ from .ir import Node
 from .scalar import TRUE, Expr, Loaded, both, constant, less, make, number, select, substitute, variables
 from .types import DType, bool_, i32, i64
 
-
 MOST_CONTRACTIONS = 64  # in one kernel, each for every index that it is read at
 
 

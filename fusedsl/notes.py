@@ -45,12 +45,12 @@ class Notes:
             for node, name in zip(nodes, names, strict=True):
                 self.names.setdefault(node, name)
 
-    def _note_line(self, todo: list[Node], line: Line) -> None:
-        while todo:
-            node = todo.pop()
+    def _note_line(self, queue: list[Node], line: Line) -> None:
+        while queue:
+            node = queue.pop()
             if node not in self.lines and node.op.name != "input":
                 self.lines[node] = line
-                todo.extend(node.inputs)
+                queue.extend(node.inputs)
 
 
 def _users_frame(frame: FrameType | None) -> tuple[FrameType | None, bool]:

@@ -108,8 +108,9 @@ def kernel_of(name: str, graph: Graph, group: Group, buffers: Mapping[Node, Buff
     """The kernel of one launch."""
     origin: Origin = {}
     writes = writes_of(group, buffers, eager, origin)
-    before = [passes(writes, nest) for nest in loops_of(writes)]
-    writes, log = cascade(writes, loops_of(writes), origin, eager)
+    loops = loops_of(writes)
+    before = [passes(writes, nest) for nest in loops]
+    writes, log = cascade(writes, loops, origin, eager)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(

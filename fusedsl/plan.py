@@ -247,8 +247,8 @@ class Plan:
 
     @cached_property
     def compulsory_bytes(self) -> int:
-        """Each input byte that the outputs depend on once, each output byte once. Of many layers, which are too much to be
-        looked at as one, each input's bytes are those of the launch that reads most of it."""
+        """Each input byte that the outputs depend on once, each output byte once. Of many layers, which are too much to
+        be looked at as one, each input's bytes are those of the launch that reads most of it."""
         outputs = [o for o in dict.fromkeys(self.program.graph.outputs) if o.op.name != "input"]
         try:
             writes = unify_axes(lower(outputs, self.program.graph.inputs))

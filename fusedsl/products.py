@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .algebra import factors
 from .index import Variable
 from .lower import Write
 from .scalar import Expr, Free, walk
@@ -30,15 +31,6 @@ class Product:
     @property
     def axes(self) -> tuple[Variable, ...]:
         return self.fold["axes"]
-
-
-def is_product(e: Expr) -> bool:
-    return e.kind == "apply" and e.op is not None and e.op.name == "mul"
-
-
-def factors(e: Expr) -> list[Expr]:
-    """What is multiplied."""
-    return [f for arg in e.args for f in factors(arg)] if is_product(e) else [e]
 
 
 def is_contraction(e: Expr) -> bool:
@@ -65,17 +57,16 @@ def product_of(e: Expr) -> Product | None:
 
 
 def _components(parts: Iterable[tuple[Expr, Free]]) -> list[tuple[list[Expr], Free]]:
-    """Factors that share an axis belong to one operand."""
+    """Factors that share an axis belong to one operand; the operands in the order of their first factors."""
     sides: list[tuple[list[Expr], Free]] = []
+    first: list[Expr] = []
     for factor, axes in parts:
+        first.append(factor)
         touching = [side for side in sides if side[1] & axes]
         merged = [f for side in touching for f in side[0]] + [factor]
-        at = sides.index(touching[0]) if touching else len(sides)
-        joined = axes.union(*(side[1] for side in touching))
-        sides = [side for side in sides[:at] if side not in touching] + [(merged, joined)] + [
-            side for side in sides[at:] if side not in touching
-        ]  # fmt: skip
-    return sides
+        apart = [side for side in sides if side not in touching]
+        sides = [*apart, (merged, axes.union(*(side[1] for side in touching)))]
+    return sorted(sides, key=lambda side: first.index(side[0][0]))
 
 
 def products_of(writes: Sequence[Write]) -> list[Product]:

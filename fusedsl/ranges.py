@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .algebra import is_op
+from .algebra import combines, is_op
 from .index import Index, Symbol, Variable, atoms
 from .kernel import Axis, Bound, Limit, Range, edge
 from .scalar import Expr, walk
@@ -123,7 +123,9 @@ def _value(e: Expr, args: Sequence[object]) -> object:
         return e["value"]
     if e.kind == "select" or is_op(e, "where"):
         condition, a, b = args
-        return (a if condition else b) if condition is not None else a if a == b else None
+        if condition is None:
+            return a if a == b else None
+        return a if condition else b
     if e.kind == "both" or is_op(e, "bitwise_and", "logical_and"):
         return False if False in args else True if all(a is True for a in args) else None
     if is_op(e, "bitwise_or", "logical_or"):
@@ -131,8 +133,7 @@ def _value(e: Expr, args: Sequence[object]) -> object:
     if is_op(e, "bitwise_not", "logical_not"):
         return None if args[0] is None else not args[0]
     if e.kind == "reduce":
-        sums = e.op is not None and e.op.name in ("reduce_sum", "sum_products")
-        return 0.0 if sums and args[0] == 0 else None
+        return 0.0 if combines(e, "add") and args[0] == 0 else None
     if e.kind == "round" or is_op(e, "cast"):
         return args[0] if isinstance(args[0], float) and (args[0] == 0 or math.isinf(args[0])) else None
     return _arithmetic(e, args) if e.kind == "apply" else None

@@ -201,9 +201,8 @@ def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> 
     along an axis of a loop."""
     resident = _residents(writes, roles)
     inner_loops = roles.inner if roles is not None else frozenset()
-    for e in inner_loops if roles is not None else ():
-        if set(e["axes"]) & loops_around(writes, e, roles.axes):
-            raise Refusal(f"a loop over {list(e['axes'])} inside itself")
+    if roles is not None and any(set(e["axes"]) & loops_around(writes, e, roles.axes) for e in roles.inner):
+        raise Refusal("a loop over an axis inside a loop over the same one")
     looped = {a for nest in nests_of(writes) for a in nest} - resident
     for w in writes:
         around = looped & set(w.axes)

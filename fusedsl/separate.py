@@ -16,11 +16,25 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
-from .algebra import Maybe, apply, choose, equals, is_number, is_op, minus, negative, over, plus, times, value
-from .index import Index, Variable, poly
+from .algebra import (
+    Maybe,
+    apply,
+    choose,
+    combines,
+    count,
+    equals,
+    is_number,
+    is_op,
+    minus,
+    negative,
+    over,
+    plus,
+    times,
+    value,
+)  # fmt: skip
+from .index import Variable, poly
 from .ir import OPS
-from .scalar import TRUE, Expr, Free, both, constant, less, make, number, rebuild, select, substitute, walk
-from .types import bool_
+from .scalar import TRUE, Expr, Free, both, constant, less, make, rebuild, select, substitute, walk
 
 RANK = 4  # the most terms
 PLACES = 16  # of an axis, the first that a pilot is the mean of
@@ -245,20 +259,14 @@ class Separation:
         """sum_d g(x, d) h = (sum_d g(x, d)) h   over another axis d, of which neither h nor an exponent knows"""
         own = frozenset(e["axes"])
         assert e.op is not None
-        if own & self.axes or e.op.name not in ("reduce_sum", "sum_products"):
+        if own & self.axes or not combines(e, "add"):
             raise Inseparable(f"{e.op.name} within the reduction does not separate")
         result = []
         for t in self.terms(e.args[0]):
             parts = [t.outer, t.under, *(part for power in t.powers for part in (power.a, power.b))]
             if any(part is not None and part.free & own for part in parts):
                 raise Inseparable("an inner sum runs over a factor that uses a reduction")
-            if t.inner is None:
-                extent: Index = 1
-                for axis in e["axes"]:
-                    extent = extent * axis.extent
-                inner = constant(extent, e.dtype) if isinstance(extent, int) else number(extent, e.dtype)
-            else:
-                inner = make("reduce", e.dtype, (t.inner,), e.op, **e.attrs)
+            inner = count(e) if t.inner is None else make("reduce", e.dtype, (t.inner,), e.op, **e.attrs)
             result.append(replace(t, inner=inner))
         return result
 
@@ -271,9 +279,9 @@ class Separation:
 
     def _covers(self, ceiling: Expr, exponent: Expr) -> bool:
         """max(a) covers a; what covers it with a limit or a positive factor does so too"""
-        if is_extreme(ceiling, "reduce_max"):
+        if combines(ceiling, "maximum"):
             return exponent is ceiling.args[0]
-        if is_op(ceiling, "neg") and is_extreme(ceiling.args[0], "reduce_min"):
+        if is_op(ceiling, "neg") and combines(ceiling.args[0], "minimum"):
             (of,) = ceiling.args[0].args
             return exponent is negative(of) or exponent is apply("neg", of)
         if is_op(ceiling, "maximum"):
@@ -346,9 +354,7 @@ def guarded(e: Expr, condition: Expr) -> Expr:
 
 def finite(e: Expr) -> Expr:
     """e, and 0 where it is infinite or NaN."""
-    difference = apply("sub", e, e)
-    zero = constant(0, e.dtype)
-    return choose(make("apply", bool_, (difference, zero), OPS["eq"]), e, zero)
+    return choose(equals(apply("sub", e, e), 0), e, constant(0, e.dtype))
 
 
 def is_nothing(t: Term) -> bool:
@@ -362,9 +368,8 @@ def _negated(t: Term, e: Expr) -> Term:
 
 
 def _product(s: Term, t: Term) -> Term:
-    return Term(
-        times(s.inner, t.inner), times(s.outer, t.outer), times(s.under, t.under), (*s.powers, *t.powers)
-    )
+    parts = (times(s.inner, t.inner), times(s.outer, t.outer), times(s.under, t.under))
+    return Term(*parts, (*s.powers, *t.powers))
 
 
 def merged(terms: Iterable[Term]) -> list[Term]:
@@ -390,8 +395,8 @@ def is_positive(e: Expr) -> bool:
     """Whether a value is known to be above 0, or NaN, or an infinite or vanishing limit of what is."""
     if e.kind == "const":
         return e["value"] > 0
-    if e.kind == "reduce" and e.op is not None:
-        return e.op.name in ("reduce_sum", "sum_products", "reduce_max", "reduce_min") and is_positive(e.args[0])
+    if combines(e, "add", "maximum", "minimum"):
+        return is_positive(e.args[0])
     if is_op(e, "exp", "exp2", "sigmoid"):
         return True
     if is_op(e, "sqrt", "rsqrt", "reciprocal"):
@@ -407,8 +412,8 @@ def is_nonnegative(e: Expr) -> bool:
     """Whether a value is known to be 0 or more, or NaN."""
     if e.kind == "const":
         return e["value"] >= 0
-    if e.kind == "reduce" and e.op is not None:
-        return e.op.name in ("reduce_sum", "sum_products", "reduce_max", "reduce_min") and is_nonnegative(e.args[0])
+    if combines(e, "add", "maximum", "minimum"):
+        return is_nonnegative(e.args[0])
     if is_op(e, "mul") and e.args[0] is e.args[1]:
         return True
     if is_op(e, "abs", "relu", "sqrt"):
@@ -416,10 +421,6 @@ def is_nonnegative(e: Expr) -> bool:
     if is_op(e, "mul", "div", "add"):
         return all(map(is_nonnegative, e.args))
     return is_positive(e)
-
-
-def is_extreme(e: Expr, name: str) -> bool:
-    return e.kind == "reduce" and e.op is not None and e.op.name == name
 
 
 def is_pivot(e: Expr) -> bool:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .algebra import apply
+from .algebra import apply, identity
 from .index import Variable
 from .levels import level
 from .lower import Write
-from .scalar import Expr, constant, make, rebuild, walk
+from .scalar import Expr, make, rebuild, walk
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class State:
 
     def init(self, fold: Expr) -> Expr:
         """What a reduction is before the first round: the identity of how it combines."""
-        assert fold.op is not None and fold.op.reduction is not None
-        return constant(fold.op.reduction.identity(fold.dtype), fold.dtype)
+        return identity(fold)
 
     def step(self, fold: Expr, before: Mapping[Expr, Expr], now: Mapping[Expr, Expr]) -> tuple[Expr, Expr | None]:
         """What a round combines with a reduction, and the factor of what it has so far; before, now: the reductions

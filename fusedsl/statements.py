@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
+from .algebra import apply, identity
 from .errors import Line
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
 from .ir import OPS, Node
@@ -144,17 +146,23 @@ class Builder:
             self._store(w, scopes[-1])
         scopes[-1].statements += self.late
         part = self._range(one, before) if len(axes) == 1 and not one.writes else None
-        loop: Statement | None = None
-        for axis, scope in reversed(list(zip(axes, scopes, strict=True))):
-            body = scope.statements + ([loop] if loop is not None else [])
-            inner = self.axes[axis]
-            states = tuple(self.states) if axis is axes[0] else ()
-            loop = Loop(inner, states, tuple(body), one.number, part)
-        assert loop is not None
-        before.statements.append(loop)
+        before.statements.append(self._loops(axes, scopes, self.states, one.number, part))
         self.current = {}
         for r, state in finals:
             self._finish(r, state, after)
+
+    def _loops(
+        self,
+        axes: Sequence[Variable],
+        scopes: Sequence[Scope],
+        states: Sequence[State],
+        number: int = 1,
+        part: Range | None = None,
+    ) -> Loop:
+        """Loops around the statements of each scope, the first axis outermost, which carries the states."""
+        (axis, *others), (scope, *rest) = axes, scopes
+        inner = [self._loops(others, rest, (), number, part)] if others else []
+        return Loop(self.axes[axis], tuple(states), (*scope.statements, *inner), number, part)
 
     def _range(self, one: Pass, before: Scope) -> Range | None:
         """The part of the axis in which what is reduced does anything."""
@@ -167,7 +175,7 @@ class Builder:
                 value = self.emit_named(make("reduce", e.dtype, (value,), op, axes=tiled), before)
             return poly(Loaded(value, 2**31))
 
-        bodies = [(r.args[0], _identity(r)["value"]) for r in one.reductions]
+        bodies = [(r.args[0], identity(r)["value"]) for r in one.reductions]
         return range_of(bodies, one.nest.axes[0], self.axes, given, self.guards)
 
     def _accumulate(self, r: Expr, scope: Scope) -> State:
@@ -181,12 +189,11 @@ class Builder:
         ref: Expr = make("ref", r.dtype, name=name, axes=axes)
         before = ref
         if len(r.args) == 2:
-            before = self.emit_named(make("apply", r.dtype, (ref, self.emit(r.args[1], scope)), OPS["mul"]), scope)
+            before = self.emit_named(apply("mul", ref, self.emit(r.args[1], scope)), scope)
         if product is not None:
             value = self._dot(product, scope, before)
         else:
-            identity = _identity(r)
-            body = self.emit_named(self._masked(r, self.emit(r.args[0], scope), identity), scope)
+            body = self.emit_named(self._masked(r, self.emit(r.args[0], scope), identity(r)), scope)
             if whole:
                 tiled = tuple(a for a in r["axes"] if a not in steps)
                 body = self._spread(r, body, scope)
@@ -199,7 +206,7 @@ class Builder:
             self.late.append(Update(name, now, self._line(r)))
         else:
             scope.statements.append(Update(name, value, self._line(r)))
-        return State(name, r.dtype, _identity(r), axes)
+        return State(name, r.dtype, identity(r), axes)
 
     def _finish(self, r: Expr, state: State, scope: Scope) -> None:
         ref = make("ref", r.dtype, name=state.name, axes=state.axes)
@@ -264,7 +271,7 @@ class Builder:
 
     def _dot(self, p: Product, scope: Scope, *before: Expr) -> Expr:
         """The product, added to what came before it."""
-        left, right = (_multiplied(side) for side in (p.left, p.right))
+        left, right = (reduce(lambda a, b: apply("mul", a, b), side) for side in (p.left, p.right))
         first, second = self._inside(p, left, right)
         parts = [self._operand(e, mask, p.fold["precision"], scope) for e, mask in ((left, first), (right, second))]
         places = [min(self.order.index(a) for a in side) for side in (p.rows, p.columns)]
@@ -302,14 +309,8 @@ class Builder:
         self.current |= dict(zip(nest.axes, scopes, strict=True))
         self.states = []
         state = self._accumulate(r, scopes[-1])
-        loop: Loop | None = None
-        for axis, inside in reversed(list(zip(nest.axes, scopes, strict=True))):
-            first = (state, *self.states) if axis is nest.axes[0] else ()
-            body = inside.statements + ([loop] if loop is not None else [])
-            loop = Loop(self.axes[axis], first, tuple(body))
-        assert loop is not None
+        scope.statements.append(self._loops(nest.axes, scopes, [state, *self.states]))
         self.current, self.states = around, states
-        scope.statements.append(loop)
         self._finish(r, state, scope)
 
     def _resident_reduction(self, r: Expr, scope: Scope) -> None:
@@ -317,7 +318,7 @@ class Builder:
         if product is not None:
             self._assign(r, self._dot(product, scope), scope)
             return
-        ref = self._spread(r, self._masked(r, self.emit(r.args[0], scope), _identity(r)), scope)
+        ref = self._spread(r, self._masked(r, self.emit(r.args[0], scope), identity(r)), scope)
         self._assign(r, make("reduce", r.dtype, (ref,), r.op, axes=r["axes"]), scope)
 
     def _spread(self, e: Expr, body: Expr, scope: Scope) -> Expr:
@@ -338,7 +339,7 @@ class Builder:
             return
         name, rest = self._name(e, suffix="_before"), self._ordered(body.free - {axis})
         before = make("ref", e.dtype, name=name, axes=rest)
-        self.states.append(State(name, e.dtype, _identity(e), rest))
+        self.states.append(State(name, e.dtype, identity(e), rest))
         self._assign(e, make("combine", e.dtype, (before, self.emit_named(inside, scope)), e.op), scope)
         total = self.emit_named(make("reduce", e.dtype, (body,), e.op, axes=(axis,)), scope)
         scope.statements.append(Update(name, make("combine", e.dtype, (before, total), e.op), self._line(e)))
@@ -415,14 +416,6 @@ def _unrounded(e: Expr, stored: DType) -> Expr:
     return e.args[0] if narrows else e
 
 
-def _multiplied(side: Sequence[Expr]) -> Expr:
-    """One operand of its factors."""
-    total, *rest = side
-    for factor in rest:
-        total = make("apply", total.dtype, (total, factor), OPS["mul"])
-    return total
-
-
 def _only_multiplied(writes: Sequence[Write]) -> set[Expr]:
     """The loads that are whole operands of contractions, and nothing else."""
     operands: set[Expr] = set()
@@ -440,11 +433,6 @@ def _only_multiplied(writes: Sequence[Write]) -> set[Expr]:
             (operands if alone else others).update(side)
             stack += side
     return operands - others
-
-
-def _identity(e: Expr) -> Expr:
-    assert e.op is not None and e.op.combination is not None
-    return constant(e.op.combination.identity(e.dtype), e.dtype)
 
 
 def _short(e: Expr) -> str:

@@ -291,7 +291,7 @@ def _finish(session: Session, result: Any) -> Traced:
 
 def _require_same_precision(reader: Reader, graph: Graph) -> None:
     """Whether the factors of f32 products are rounded is a setting of torch, which a contraction has read."""
-    products = (n for n in _within(graph.outputs) if n.op.name == "sum_products")
+    products = (n for n in _within(graph.outputs) if n.op.contracts)
     if any(n["precision"] in ("f32", "tf32") for n in products):
         setting = "torch.get_float32_matmul_precision() == 'highest'"
         reader.require(f"({setting}) is {torch.get_float32_matmul_precision() == 'highest'}")

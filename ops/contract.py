@@ -8,26 +8,26 @@ are rounded to tf32 on GPUs that have it if torch.get_float32_matmul_precision()
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 
 from fusedsl.errors import BadArgument, DTypesDisagree, ShapesDisagree
-from fusedsl.ir import SPELLINGS, Choice, Dim, DimOrder, Dims, Node, Number, Reduction, Sizes, cast, declare, spells
+from fusedsl.ir import SPELLINGS, Choice, Dim, DimOrder, Dims, Node, Number, Sizes, cast, declare, spells
 from fusedsl.types import DType, broadcast, dim_in, f32, same_size, show_shape
 
 from .convert import clone, narrow, wide
 from .movement import expand, permute, unsqueeze
-from .reduce import sum
+from .reduce import SUM, sum
 from .rules import common, reducing
 from .spell import flat
 
 Name = Hashable
 
 
-@declare(type=reducing,
-         reduction=Reduction(lambda dt: 0, "{0} + {1}", "tl.sum({0}, {axis})", of_products=True))  # fmt: skip
+@declare(type=reducing, reduction=replace(SUM, of_products=True))
 def sum_products(x: torch.Tensor, dim: Dims, precision: Choice = "f32"):
     """The sum over dims of products, whose factors may be rounded to `precision`: a dtype, or tf32"""
     return torch.sum(x, dim, dtype=x.dtype)

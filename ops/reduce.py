@@ -39,14 +39,19 @@ def _of_none(x: torch.Tensor, dim: Sequence[int], value: Any) -> torch.Tensor:
     return x.new_full([n for d, n in enumerate(x.shape) if d not in dim], value)
 
 
-@declare(type=reducing, reduction=Reduction(lambda dt: 0, "{0} + {1}", "tl.sum({0}, {axis})"))
+SUM = Reduction(lambda dt: 0, "{0} + {1}", "tl.sum({0}, {axis})", pairwise="add")
+PRODUCT = Reduction(lambda dt: 1, "{0} * {1}", "tl.reduce({0}, {axis}, _product)", pairwise="mul")
+MAXIMUM = Reduction(least, "_maximum({0}, {1})", "tl.reduce({0}, {axis}, _maximum)", pairwise="maximum")
+MINIMUM = Reduction(most, "_minimum({0}, {1})", "tl.reduce({0}, {axis}, _minimum)", pairwise="minimum")
+
+
+@declare(type=reducing, reduction=SUM)
 def reduce_sum(x: torch.Tensor, dim: Dims):
     """The sum over dims, in the operand's dtype."""
     return torch.sum(x, dim, dtype=x.dtype)
 
 
-@declare(type=reducing, domain=(-2, 2),
-         reduction=Reduction(lambda dt: 1, "{0} * {1}", "tl.reduce({0}, {axis}, _product)"))  # fmt: skip
+@declare(type=reducing, domain=(-2, 2), reduction=PRODUCT)
 def reduce_prod(x: torch.Tensor, dim: Dims):
     """The product over dims, in the operand's dtype."""
     for d in reversed(dims_in(dim, x.ndim, "reduce_prod")):
@@ -54,14 +59,14 @@ def reduce_prod(x: torch.Tensor, dim: Dims):
     return x
 
 
-@declare(type=reducing, reduction=Reduction(least, "_maximum({0}, {1})", "tl.reduce({0}, {axis}, _maximum)"))
+@declare(type=reducing, reduction=MAXIMUM)
 def reduce_max(x: torch.Tensor, dim: Dims):
     """The greatest value over dims; NaN if there is one."""
     dims = dims_in(dim, x.ndim, "reduce_max")
     return torch.amax(x, dim) if 0 not in [x.shape[d] for d in dims] else _of_none(x, dims, least(dtype_of(x.dtype)))
 
 
-@declare(type=reducing, reduction=Reduction(most, "_minimum({0}, {1})", "tl.reduce({0}, {axis}, _minimum)"))
+@declare(type=reducing, reduction=MINIMUM)
 def reduce_min(x: torch.Tensor, dim: Dims):
     """The least value over dims; NaN if there is one."""
     dims = dims_in(dim, x.ndim, "reduce_min")

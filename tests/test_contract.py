@@ -314,7 +314,7 @@ def layers(x, up, down):
 
 @pytest.mark.parametrize("width, hidden, launches", [(64, 128, 1), (600, 900, 4)])
 def test_layers(width, hidden, launches):
-    """Narrow enough, a row stays in a program for all of them; else none is computed again for each tile of the next."""
+    """Narrow enough, a row stays in a program for all of them; else none is computed again for a tile of the next."""
     up = [torch.randn(width, hidden) * 0.05 for _ in range(2)]
     down = [torch.randn(hidden, width) * 0.05 for _ in range(2)]
     args = (torch.randn(70, width), up, down)

@@ -15,18 +15,34 @@ counts passes so; the general form is RedFuser's, with sums of several terms bes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from ..algebra import Maybe, apply, choose, equals, is_number, is_op, minus, negative, over, plus, times, value
+from ..algebra import (
+    Maybe,
+    apply,
+    choose,
+    combines,
+    count,
+    equals,
+    factors,
+    identity,
+    is_number,
+    is_op,
+    minus,
+    negative,
+    over,
+    plus,
+    times,
+    value,
+)  # fmt: skip
 from ..index import Index, Variable
 from ..lower import Origin, Write
-from ..products import factors, product_of
-from ..scalar import TRUE, Expr, Free, constant, make, number, rebuild, walk
+from ..products import is_contraction, product_of
+from ..scalar import Expr, Free, constant, make, rebuild, walk
 from ..separate import Inseparable, Power, Separation, Term, is_pivot, is_positive, merged
 
-SUMS = ("reduce_sum", "sum_products")
-EXTREMES = {"reduce_max": float("-inf"), "reduce_min": float("inf")}
+EXTREMES = ("maximum", "minimum")
 LOGS = {"exp": "log", "exp2": "log2"}
 
 
@@ -37,8 +53,12 @@ def cascade(
     that needs another pass the reason."""
     notes: list[str] = []
     for nest in nests:
-        rewriter = _Rewriter(frozenset(nest), eager)
-        memo = rewriter.run([w.value for w in writes])
+        roots = [w.value for w in writes]
+        rewriter = _Rewriter(frozenset(nest), eager, {})
+        memo = rewriter.run(roots)
+        if rewriter.has_found_pilots:
+            rewriter = _Rewriter(frozenset(nest), eager, rewriter.separation.pilots)
+            memo = rewriter.run(roots)
         writes = [replace(w, value=memo[w.value]) for w in writes]
         extent = " x ".join(repr(axis.extent) for axis in nest)
         notes += [f"over {extent}: {reason}" for reason in rewriter.refusals]
@@ -48,40 +68,37 @@ def cascade(
     return writes, notes
 
 
-@dataclass
 class _Rewriter:
-    """Rewrites the reductions over some axes, those first that others use."""
+    """Rewrites the reductions over some axes, those first that others use. pilots: of bodies whose plain sums are taken
+    from there."""
 
-    axes: Free
-    eager: bool = False
-
-    def __post_init__(self) -> None:
-        self.separation = Separation(self.axes)
+    def __init__(self, axes: Free, eager: bool, pilots: Mapping[Expr, Expr]) -> None:
+        self.axes, self.eager, self.piloted = axes, eager, bool(pilots)
+        self.separation = Separation(axes)
+        self.separation.pilots.update(pilots)
         self.final: dict[Expr, Expr] = {}  # every expression -> with reductions that are rewritten
         self.made: dict[Expr, Expr] = {}  # a new reduction -> the one that it is for
         self.refusals: list[str] = []
         self.means: dict[Expr, Expr] = {}  # n y -> y, of sums that are taken from a pilot
 
     def run(self, roots: list[Expr]) -> dict[Expr, Expr]:
-        """Every expression -> with reductions rewritten. Where a body has a pilot, a plain sum of it is taken from
-        there as well: once that is known, all is done again."""
+        """Every expression -> with reductions rewritten."""
         for e in walk(roots):
             self.final[e] = self._reduction(e) if self._is_mine(e) else self._ratio(self._rebuilt(e, self.final))
-        if not self.means and any(self._is_piloted(e) for e in self.final):
-            pilots = self.separation.pilots
-            self.__post_init__()
-            self.separation.pilots = pilots
-            self.means[TRUE] = TRUE
-            return self.run(roots)
         return self.final
 
+    @property
+    def has_found_pilots(self) -> bool:
+        """Whether a plain sum that is in the way is of a body that has a pilot, which is known only now."""
+        return not self.piloted and any(map(self._is_piloted, self.final))
+
     def _is_piloted(self, e: Expr) -> bool:
-        plain = self._is_mine(e) and e.op is not None and e.op.name == "reduce_sum" and len(e.args) == 1
+        plain = self._is_mine(e) and combines(e, "add") and not is_contraction(e) and len(e.args) == 1
         return plain and e.args[0] in self.separation.pilots
 
     def _from_pilot(self, e: Expr) -> Expr:
         """sum x = n (c + sum (x - c) / n)"""
-        pilot, n = self.separation.pilots[e.args[0]], self._count(e)
+        pilot, n = self.separation.pilots[e.args[0]], count(e)
         rest = make("reduce", e.dtype, (minus(e.args[0], pilot),), e.op, **e.attrs)
         self.made[rest] = e
         mean = apply("add", pilot, apply("div", rest, n))
@@ -107,14 +124,12 @@ class _Rewriter:
     def _reduction(self, e: Expr) -> Expr:
         e = self._unrounded(e)
         if not self.separation.is_stale(e.args[0]):
-            return self._from_pilot(e) if self.means and self._is_piloted(e) else self._on_final(e)
+            return self._from_pilot(e) if self.piloted and self._is_piloted(e) else self._on_final(e)
         try:
-            is_extreme = e.op is not None and e.op.name in EXTREMES
-            new = self._extreme(e, e.args[0]) if is_extreme else self._sum(e)
+            return self._extreme(e, e.args[0]) if combines(e, *EXTREMES) else self._sum(e)
         except Inseparable as reason:
             self.refusals.append(f"another pass for {e.op.name if e.op else e.kind}: {reason}")
             return self._on_final(e)
-        return new
 
     def _on_final(self, e: Expr) -> Expr:
         """The reduction of what its operand has become."""
@@ -122,7 +137,7 @@ class _Rewriter:
 
     def _unrounded(self, e: Expr) -> Expr:
         """A product's operands are rounded to its precision when it is computed, so that before it need not be done."""
-        if e.op is None or e.op.name != "sum_products" or self.eager:
+        if not is_contraction(e) or self.eager:
             return e
         body: Maybe = None
         for f in factors(e.args[0]):
@@ -133,7 +148,7 @@ class _Rewriter:
     # -- sums
 
     def _sum(self, e: Expr) -> Expr:
-        if e.op is None or e.op.name not in SUMS or not e.dtype.is_float:
+        if not combines(e, "add") or not e.dtype.is_float:
             raise Inseparable("it is no sum of floats")
         total: Maybe = None
         for term in merged(self.separation.centred(self.separation.terms(e.args[0]))):
@@ -151,7 +166,7 @@ class _Rewriter:
             running, shrink = times(running, exponent), times(shrink, factor)
         body = times(running, inner)
         if body is None:
-            total: Expr = self._count(e)
+            total: Expr = count(e)
         else:
             self._check_range(e, inner)
             args = (body,) if shrink is None else (body, shrink)
@@ -186,12 +201,6 @@ class _Rewriter:
                 still = times(still, f)
         return varying, still
 
-    def _count(self, e: Expr) -> Expr:
-        extent: Index = 1
-        for axis in e["axes"]:
-            extent = extent * axis.extent
-        return constant(extent, e.dtype) if isinstance(extent, int) else number(extent, e.dtype)
-
     def _check_range(self, e: Expr, inner: Maybe) -> None:
         """Operands of a product of f16 have to stay in its range without the factor that was taken from them."""
         if inner is None or e.attrs.get("precision") != "f16":
@@ -212,7 +221,7 @@ class _Rewriter:
         if b is None or not found:
             return apply(op, value(plus(a, b), 0, dtype)), None
         for extreme in found:
-            if extreme.op is None or extreme.op.name not in EXTREMES or self.final[extreme] is not extreme:
+            if not combines(extreme, *EXTREMES) or self.final[extreme] is not extreme:
                 raise Inseparable("an exponent holds a sum that is not complete")
         b = self._unguarded(b)
         if not self.separation.covers(negative(b), a):
@@ -226,8 +235,7 @@ class _Rewriter:
         if self._has_pivot(b):  # it is 0 before anything is met, but nothing is added up yet
             for extreme in found:
                 before = make("before", extreme.dtype, (extreme,))
-                nothing = equals(before, EXTREMES[extreme.op.name])  # type: ignore[union-attr]
-                shrink = choose(nothing, constant(0, dtype), shrink)
+                shrink = choose(equals(before, _none(extreme)), constant(0, dtype), shrink)
         return apply(op, exponent), shrink
 
     def _at(self, b: Expr, kind: str) -> Expr:
@@ -241,8 +249,8 @@ class _Rewriter:
         """-where(m == -inf, 0, m) is -m with the guard that every round has anyway."""
         if is_op(b, "neg") and is_op(b.args[0], "where"):
             condition, zero, extreme = b.args[0].args
-            none = EXTREMES.get(extreme.op.name) if self._is_mine(extreme) and extreme.op is not None else None
-            if none is not None and is_number(zero, 0) and condition is equals(extreme, none):
+            mine = self._is_mine(extreme) and combines(extreme, *EXTREMES)
+            if mine and is_number(zero, 0) and condition is equals(extreme, _none(extreme)):
                 return apply("neg", extreme)
         return b
 
@@ -258,7 +266,7 @@ class _Rewriter:
     def _is_nothing(self, b: Expr, at: Expr) -> Expr:
         """Whether nothing but -inf has been met, of b at some time."""
         if is_op(b, "neg") and self._is_mine(b.args[0]):
-            return equals(at.args[0], EXTREMES[b.args[0].op.name])  # type: ignore[union-attr]
+            return equals(at.args[0], _none(b.args[0]))
         return equals(at, math.inf)
 
     def _has_pivot(self, b: Expr) -> bool:
@@ -332,6 +340,11 @@ class _Rewriter:
         found = make("reduce", e.dtype, (value(body, 1, e.dtype),), e.op, **e.attrs)
         self.made[found] = e
         return found
+
+
+def _none(extreme: Expr) -> float:
+    """What a maximum or a minimum is before anything is met."""
+    return identity(extreme)["value"]
 
 
 def _number(e: Expr) -> Index | float | None:

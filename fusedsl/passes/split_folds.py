@@ -16,10 +16,6 @@ from ..products import is_contraction
 from ..scalar import Expr, make, rebuild, substitute, walk
 from .split_axes import cut_of
 
-COMBINED = {
-    "reduce_sum": "add", "sum_products": "add", "reduce_prod": "mul", "reduce_max": "maximum", "reduce_min": "minimum",
-}  # fmt: skip
-
 
 def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
     """The writes with reductions of what contractions give cut where their bodies are chosen piece by piece."""
@@ -32,14 +28,15 @@ def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[W
 
 
 def _split(e: Expr) -> Expr:
-    if e.kind != "reduce" or e.op is None or e.op.name not in COMBINED or len(e["axes"]) != 1:
+    if e.kind != "reduce" or len(e["axes"]) != 1:
         return e
+    assert e.op is not None and e.op.reduction is not None
     (axis,) = e["axes"]
     cut = _cut(e.args[0], axis)
     if cut is None:
         return e
     first, second = _piece(e, axis, 0, cut), _piece(e, axis, cut, axis.extent - cut)
-    return apply(COMBINED[e.op.name], _split(first), _split(second))
+    return apply(e.op.reduction.pairwise, _split(first), _split(second))
 
 
 def _cut(body: Expr, axis: Variable) -> Index | None:
