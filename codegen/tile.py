@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fusedsl.index import evaluate
-from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, Store, needs_mask, padded
+from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, Store, flatten, needs_mask, padded
 from fusedsl.options import CPU_TARGETS
 from fusedsl.roles import RESIDENT
 
@@ -39,6 +39,7 @@ CPU_CHAIN, CPU_ROW, CPU_LOOP = 8192, 512, 512  # elements, as above
 CPU_LINE, CPU_LINES = 16, 8  # elements of a cache line; of the lines that are walked across, so many at once
 CPU_NARROW, CPU_WIDE, CPU_COLUMNS = 32, 256, 1024  # columns at once: where they are few, at least of many, at most
 DOT, ACCUMULATED, LEAST_DEPTH = 128, 16384, 16  # rows and columns of a product; elements of all accumulators
+MOST_PARTS = 128  # of a loop that programs share, put together at once
 LIGHT = 3  # statements beside the loops of a product
 CPU_DOT, CPU_DEPTH = 256, 2048  # of a product; elements of a tile that a matrix times a vector takes in a round
 CPU_PROGRAMS = 8  # to share neighbouring columns among
@@ -66,13 +67,15 @@ class Config:
 
     @property
     def roomier(self) -> Config | None:
-        """With more registers for what a thread holds: shorter loops over products, else as many registers as let two
-        programs share a processor. None if that is so."""
+        """With more registers for what a thread holds: shorter loops over products, then more warps; without products as
+        many registers as let two programs share a processor. None if that is so."""
         shorter = {name: size // 2 for name, size in self.tiles if name in self.loops and size > LEAST_DEPTH}
         if shorter:
             return replace(self, tiles=tuple((name, shorter.get(name, size)) for name, size in self.tiles))
+        if self.loops:
+            return replace(self, num_warps=2 * self.num_warps) if self.num_warps < MOST_WARPS else None
         most = min(255, REGISTERS // (2 * WARP * self.num_warps))
-        return None if self.loops or self.maxnreg == most else replace(self, maxnreg=most)
+        return None if self.maxnreg == most else replace(self, maxnreg=most)
 
 
 def without_spills(compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str) -> Made:
@@ -123,6 +126,25 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
         held = STEP_PER_THREAD
     warps = max(1, min(most * WARP // lanes, _floor_power(total // (held * lanes))))
     return Config(tuple(tiles.items()), warps)
+
+
+def with_parts(config: Config, kernel: Kernel, target: str) -> Config:
+    """The tiles of a kernel whose loop programs share, of those that it has else: those of the loop that puts the parts
+    together hold as many at once as registers allow, and a GPU's products of f32 have fewer rows beside that. On AMD a
+    mask takes two scalar registers for each element of a thread: more warps leave it fewer."""
+    assert kernel.last is not None
+    if not kernel.is_half and target not in CPU_TARGETS:
+        rows = {a.tile for a in kernel.axes if a.role == "grid" and kernel.contracts}
+        tiles = ((name, min(size, DOT // 2) if name in rows else size) for name, size in config.tiles)
+        config = replace(config, tiles=tuple(tiles))
+    extent, body = kernel.last.split.extent, list(flatten(kernel.last.body))
+    axis = next(s.axis for s in body if isinstance(s, Loop) and s.axis.extent == extent)
+    if kernel.contracts and target.startswith("gfx"):
+        config = replace(config, num_warps=max(8, config.num_warps))
+    tiles = dict(config.tiles)
+    loads = [s for s in body if isinstance(s, Assign) and axis.variable in s.axes]
+    held = max(math.prod(tiles[a.tile] for a in kernel.tiled(s.axes) if a is not axis) for s in loads)
+    return replace(config, tiles=(*config.tiles, (axis.tile, max(1, min(MOST_PARTS, LOOP // held)))))
 
 
 def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:

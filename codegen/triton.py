@@ -19,6 +19,7 @@ from fusedsl.kernel import (
     Buffer,
     Check,
     Kernel,
+    Last,
     Limit,
     Loop,
     Range,
@@ -75,6 +76,7 @@ class Writer:
 def parameters(kernel: Kernel) -> list[Parameter]:
     """A kernel's parameters in order: tensors, numbers, sizes, strides, tile sizes."""
     buffers = list(dict.fromkeys((*kernel.reads, *kernel.writes)))
+    buffers += [kernel.last.arrivals] if kernel.last is not None else []
     result = [Parameter(b.pointer, "pointer", b) for b in buffers if not b.number]
     result += [Parameter(b.name, "number", b) for b in buffers if b.number]
     result += [Parameter(s.name, "size", value=poly(s)) for s in kernel.sizes]
@@ -159,7 +161,7 @@ class Printer:
         out.line(f"@triton.jit(do_not_specialize={fixed!r})" if fixed else "@triton.jit")
         with out.block(f"def {kernel.name}({', '.join(map(_declared, parameters(kernel)))}):"):
             self._programs()
-            if kernel.split or kernel.cuts:
+            if kernel.split:
                 self._split_body()
             else:
                 self._edges(kernel.grid, "")
@@ -198,8 +200,7 @@ class Printer:
     def _split_body(self) -> None:
         """The body under a uniform branch: tiles that are full need no masks, so their accesses vectorise."""
         out = self.out
-        full = [self._within(a, a.size) for a in self.kernel.split]
-        full += [self._within(self.kernel.axis(cut.axis), self.text.index(cut.whole, ())) for cut in self.kernel.cuts]
+        full = [f"{a.start} + {a.tile} <= {a.size}" for a in self.kernel.split]
         out.line(f"full = {full[0]}" if len(full) == 1 else f"full = {' & '.join(f'({part})' for part in full)}")
         with (
             out.block("for edge in tl.static_range(2):", "0: every tile is full, 1: at the edge"),
@@ -208,12 +209,8 @@ class Printer:
             self._edges(self.kernel.grid, "edge == 0")
             self._body(self.kernel.body)
 
-    def _within(self, axis: Axis, end: str) -> str:
-        """Whether a program's indices of an axis lie before an end."""
-        return f"{axis.start} + {axis.tile} <= {end}" if axis.is_tiled else f"{axis.name} < {end}"
-
     def _edges(self, axes: Iterable[Axis], full: str) -> None:
-        split = {*self.kernel.split, *(self.kernel.axis(cut.axis) for cut in self.kernel.cuts)}
+        split = set(self.kernel.split)
         for axis in axes:
             if axis.role == "grid":
                 inside = f"{axis.name} < {axis.size}"
@@ -229,8 +226,6 @@ class Printer:
     def _assign(self, s: Assign) -> None:
         value = s.value
         text = self._load(s) if value.kind == "load" else self.text.operation(value)
-        if any(value is cut.guard for cut in self.kernel.cuts):
-            text = f"({text}) | (edge == 0)"
         if s.origin in self.settled:
             text = f"({text}) | (tail == 0)" if self.settled[s.origin] else f"({text}) & (tail != 0)"
         self.out.line(f"{s.name} = {text}", _note(s.line))
@@ -283,13 +278,29 @@ class Printer:
         condition = f"({value} >= 0) & ({value} < {below})"  # what is computed may be outside beyond the edge
         self.out.line(f'tl.device_assert({condition}, "index out of range"{self._mask(want, s.guard)})', _note(s.line))
 
+    def _last(self, s: Last) -> None:
+        """The others' parts are in memory before their arrival is: a barrier, and then an atomic that orders memory."""
+        out, splits = self.out, s.split.size
+        place = f"{s.arrivals.pointer} + tl.program_id(0) // {splits}"
+        out.line("tl.debug_barrier()", f"{splits} programs share a loop: the last to arrive goes on")
+        out.line(f'arrived = tl.atomic_add({place}, 1, sem="acq_rel")')
+        with out.block(f"if arrived == {splits} - 1:"):
+            out.line(f"tl.store({place}, 0)", "for the next launch")
+            self._body(s.body)
+
     def _loop(self, s: Loop) -> None:
         out, axis = self.out, s.axis
         for state in s.states:
             out.line(f"{state.name} = {self._initial(state)}")
         size = axis.size
-        if s.range is not None:
-            self._ranged(s, s.range)
+        if s.split is not None and axis.role == "step":
+            out.line(f"{axis.name}_stop = {size}")
+            self._part(s, "0")
+            with out.block(f"for {axis.name} in range({axis.name}_start, {axis.name}_stop):", f"pass {s.number}"):
+                self._body(s.body)
+            return
+        if s.range is not None or s.split is not None:
+            self._ranged(s, s.range or Range(None, None, None, None))
             return
         if axis.role == "step":
             with out.block(f"for {axis.name} in range({size}):", f"pass {s.number}" if s.number else ""):
@@ -318,12 +329,16 @@ class Printer:
         below = part.lower is not None
         if below:
             out.line(f"{start} = {self._limit('max', part.lower, '0')} // {tile} * {tile}")
+        if s.split is not None:
+            self._part(s, start if below else "0")
+        if below:
             whole = self._limit("max", part.whole_lower, start)
             out.line(f"{first} = tl.minimum(tl.cdiv({whole}, {tile}) * {tile}, {stop})")
         out.line(f"{full} = {self._limit('min', part.whole_upper, stop)} // {tile} * {tile}")
-        out.line(f"{full} = tl.maximum({full}, {first if below else '0'})")
+        begin = first if below else start if s.split is not None else "0"
+        out.line(f"{full} = tl.maximum({full}, {begin})")
         ends = f"{full} if tail == 0 else {stop}"
-        starts = f"{first if below else 0} if tail == 0 else {full}"
+        starts = f"{begin} if tail == 0 else {full}"
         if below:
             ends, starts = f"{first} if tail < 0 else {ends}", f"{start} if tail < 0 else {starts}"
         note = f"{'-1: before the full tiles, ' if below else ''}0: full tiles, 1: what is left"
@@ -337,6 +352,19 @@ class Printer:
             self.settled = dict(part.conditions)
             self._body(s.body)
             self.settled = {}
+
+    def _part(self, s: Loop, start: str) -> None:
+        """Narrows a loop's range to the part that the program walks, of whole tiles."""
+        assert s.split is not None
+        name, splits, each, stop = s.axis.name, s.split.size, f"{s.axis.name}_each", f"{s.axis.name}_stop"
+        length = stop if start == "0" else f"{stop} - {start}"
+        if s.axis.is_tiled:
+            self.out.line(f"{each} = tl.cdiv(tl.cdiv({length}, {s.axis.tile}), {splits}) * {s.axis.tile}")
+        else:
+            self.out.line(f"{each} = tl.cdiv({length}, {splits})")
+        offset = f"{s.split.name} * {each}"
+        self.out.line(f"{name}_start = {offset}" if start == "0" else f"{name}_start = {start} + {offset}")
+        self.out.line(f"{stop} = tl.minimum({stop}, {name}_start + {each})")
 
     def _limit(self, name: str, limit: Limit | None, other: str) -> str:
         """The least or the greatest of a limit and another."""

@@ -23,6 +23,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.launches + other.launches, self.bytes + other.bytes)
 
+    def __floordiv__(self, share: int) -> Cost:
+        return Cost(self.launches // share, self.bytes // share)
+
 
 def tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

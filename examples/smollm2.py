@@ -1,10 +1,10 @@
-"""SmolLM2-135M answers a prompt, with everything between its matrix products in fused kernels.
+"""SmolLM2-135M answers a prompt, all of it in fused kernels: its matrix products, its attention and what lies between.
 
     python -m examples.smollm2 --prompt "What is the capital of France?" --tokens 8
 
 The chains are ordinary torch functions. The model runs the prompt twice with the same code: once with the functions
 as they are, once with `fuse` of each. Their logits must agree, and then the words. The table tells what one pass over
-the prompt launches and moves, in eager and fused. The products themselves are torch's in both.
+the prompt launches and moves, in eager and fused, and what a layer of it does.
 """
 
 from __future__ import annotations
@@ -42,41 +42,59 @@ def norm(x, weight, eps):
     return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * weight
 
 
-def add_norm(x, branch, weight, eps):
-    x = x + branch
-    return x, norm(x, weight, eps)
-
-
 def rotate(x, cos, sin):
     """Turns the pairs (0, 1), (2, 3) ... of each head, as GGUF's weights are laid out for."""
     even, odd = x[..., ::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
 
 
-def causal_softmax(scores, scale):
-    """[heads, queries, keys]; the last query sees every key."""
-    queries, keys = scores.shape[-2:]
-    key = torch.arange(keys, device=scores.device)
-    last = torch.arange(queries, device=scores.device)[:, None] + (keys - queries)
-    return torch.softmax((scores * scale).masked_fill(key > last, float("-inf")), -1)
+def heads_of(x, weight, head):
+    """[tokens, features] -> [heads, tokens, head]"""
+    return (x @ weight.mT).unflatten(-1, (-1, head)).transpose(0, 1)
 
 
-def swiglu(gate, up):
-    return F.silu(gate) * up
+def project(x, q, k, v, cos, sin):
+    head = 2 * cos.shape[-1]
+    return rotate(heads_of(x, q, head), cos, sin), rotate(heads_of(x, k, head), cos, sin), heads_of(x, v, head)
+
+
+def attend(q, k, v):
+    """Several heads of q share one of k and v; the last query sees every key. [tokens, features]"""
+    queries, keys = q.shape[1], k.shape[1]
+    key = torch.arange(keys, device=q.device)
+    last = torch.arange(queries, device=q.device)[:, None] + (keys - queries)
+    scores = q.unflatten(0, (k.shape[0], -1)) @ k[:, None].mT * q.shape[-1] ** -0.5
+    shares = torch.softmax(scores.masked_fill(key > last, float("-inf")), -1)
+    return (shares @ v[:, None]).flatten(0, 1).transpose(0, 1).flatten(1)
+
+
+def add_norm(x, branch, into, weight, eps):
+    x = x + branch @ into.mT
+    return x, norm(x, weight, eps)
+
+
+def swiglu(x, gate, up):
+    return F.silu(x @ gate.mT) * (x @ up.mT)
+
+
+def unembed(x, embedding):
+    return x @ embedding.mT
 
 
 class Chains(NamedTuple):
-    """One way to run what lies between the matrix products."""
+    """One way to run the model's chains."""
 
     norm: Callable[..., Any]
+    project: Callable[..., Any]
+    attend: Callable[..., Any]
     add_norm: Callable[..., Any]
-    rotate: Callable[..., Any]
-    causal_softmax: Callable[..., Any]
     swiglu: Callable[..., Any]
+    unembed: Callable[..., Any]
 
 
-EAGER = Chains(norm, add_norm, rotate, causal_softmax, swiglu)
+EAGER = Chains(norm, project, attend, add_norm, swiglu, unembed)
 FUSED = Chains(*map(fuse, EAGER))
+OF_LAYERS = ("project", "attend", "add_norm", "swiglu")
 
 # ---- the model -------------------------------------------------------------------------------------------------------
 
@@ -114,28 +132,20 @@ class Model:
     @torch.no_grad()
     def __call__(self, run: Chains, tokens: Sequence[int], memory: list[Memory], layers: Iterable[int]) -> torch.Tensor:
         """The logits of the token after each of these. The memory grows by these tokens."""
-        n, kv, group = self.sizes, self.sizes.kv_heads, self.sizes.heads // self.sizes.kv_heads
-        t, start = len(tokens), memory[0].k.shape[1]
-        cos, sin = self.angles(start, start + t)
-
-        def split(x: torch.Tensor, heads: int) -> torch.Tensor:
-            return x.view(t, heads, n.head).transpose(0, 1)
-
+        start = memory[0].k.shape[1]
+        cos, sin = self.angles(start, start + len(tokens))
         after = [*(layer.attention_norm for layer in self.layers[1:]), self.last_norm]
-        x = self.embedding[list(tokens)]
-        y = run.norm(x, self.layers[0].attention_norm, n.eps)
+        x, eps = self.embedding[list(tokens)], self.sizes.eps
+        y = run.norm(x, self.layers[0].attention_norm, eps)
         for at in layers:
             layer = self.layers[at]
-            q = run.rotate(split(y @ layer.q.mT, n.heads), cos, sin)
-            k = run.rotate(split(y @ layer.k.mT, n.kv_heads), cos, sin)
-            memory[at] = memory[at].append(k, split(y @ layer.v.mT, n.kv_heads))
-            scores = q.reshape(kv, group * t, n.head) @ memory[at].k.mT
-            shares = run.causal_softmax(scores.view(n.heads, t, -1), n.head**-0.5)
-            mixed = (shares.view(kv, group * t, -1) @ memory[at].v).view(n.heads, t, n.head)
-            x, y = run.add_norm(x, mixed.transpose(0, 1).reshape(t, -1) @ layer.out.mT, layer.mlp_norm, n.eps)
-            hidden = run.swiglu(y @ layer.gate.mT, y @ layer.up.mT)
-            x, y = run.add_norm(x, hidden @ layer.down.mT, after[at], n.eps)
-        return y @ self.embedding.mT
+            q, k, v = run.project(y, layer.q, layer.k, layer.v, cos, sin)
+            memory[at] = memory[at].append(k, v)
+            mixed = run.attend(q, *memory[at])
+            x, y = run.add_norm(x, mixed, layer.out, layer.mlp_norm, eps)
+            hidden = run.swiglu(y, layer.gate, layer.up)
+            x, y = run.add_norm(x, hidden, layer.down, after[at], eps)
+        return run.unembed(y, self.embedding)
 
 
 def continuation(model: Model, chains: Chains, memory: list[Memory], first: int, count: int) -> Iterator[int]:
@@ -172,7 +182,7 @@ def cost_table(model: Model, tokens: Sequence[int]) -> Table:
     """What one pass over the tokens launches and moves, chain by chain."""
     counts = [Count(chain) for chain in FUSED]
     model(Chains(*counts), tokens, model.blank(), range(len(model.layers)))
-    table = Table(title=f"one pass over {len(tokens)} tokens, outside its matrix products")
+    table = Table(title=f"one pass over {len(tokens)} tokens")
     for column in ("chain", "calls", "launches eager", "fused", "MB eager", "fused", "ratio"):
         table.add_column(column, justify="left" if column == "chain" else "right")
 
@@ -184,8 +194,10 @@ def cost_table(model: Model, tokens: Sequence[int]) -> Table:
 
     for name, c in zip(Chains._fields, counts, strict=True):
         row(name, c.calls, c.eager_cost, c.fused_cost, last=name == Chains._fields[-1])
-    eager, fused = (sum((cost(c) for c in counts), Cost()) for cost in (lambda c: c.eager_cost, lambda c: c.fused_cost))
-    row("all", sum(c.calls for c in counts), eager, fused)
+    layers = [c for name, c in zip(Chains._fields, counts, strict=True) if name in OF_LAYERS]
+    for name, some, share in (("a layer", layers, len(model.layers)), ("all", counts, 1)):
+        eager, fused = sum((c.eager_cost for c in some), Cost()), sum((c.fused_cost for c in some), Cost())
+        row(name, sum(c.calls for c in some) // share, eager // share, fused // share)
     return table
 
 

@@ -11,6 +11,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,7 +72,7 @@ def kernel_of(step: Step, signature: Mapping[str, str], tiles: Mapping[str, int]
 
 def kernel_for(plan: Plan, at: int) -> Kernel:
     """A plan's kernel of that number, for its sizes and tiles."""
-    step = plan.program.steps[at]
+    step = plan.steps[at]
     return kernel_of(step, plan.signature_of(step, plan.fixed[at]), dict(plan.configs[at].tiles))
 
 
@@ -104,11 +105,14 @@ class _Writer(ABC):
             self.lines.append(f"{', '.join(self.names.values())}, = values")
         for node, shape, strides in zip(graph.outputs, plan.held_shapes, plan.output_strides, strict=True):
             self.allocate(node, shape, strides)
-        for node in plan.program.intermediates:
+        for node in plan.scratch:
             shape = plan.shape_of(node)
             self.allocate(node, shape, contiguous_strides(shape))
+        for node in plan.arrivals:
+            self.names[node] = f"c{len(self.names)}"
+            self.lines.append(f"{self.names[node]} = {self.zeros(node)}")
         launches = 0
-        for at, step in enumerate(plan.program.steps):
+        for at, step in enumerate(plan.steps):
             if plan.grids[at][0]:
                 self.launch(at, step)
                 launches += 1
@@ -127,6 +131,10 @@ class _Writer(ABC):
     def how(self, node: Node) -> str:
         """The keywords of its allocation."""
         return f"dtype={self.constant(node.dtype.torch)}"
+
+    @abstractmethod
+    def zeros(self, node: Node) -> str:
+        """What gives memory that holds zeros, and that no other launch under way has."""
 
     @abstractmethod
     def launch(self, at: int, step: Step) -> None:
@@ -166,6 +174,10 @@ class _OnCPU(_Writer):
         if is_new and math.prod(shape) * node.dtype.bytes >= LARGE:
             self.lines.append(f"{self.constant(_large_pages)}({self.names[node]})")
 
+    def zeros(self, node: Node) -> str:
+        dtype = self.constant(node.dtype.torch)
+        return f"{self.constant(torch.zeros)}({tuple(self.plan.shape_of(node))}, dtype={dtype})"
+
     def launch(self, at: int, step: Step) -> None:
         given = [a for a, p in zip(self.arguments(at, step), step.parameters, strict=True) if p.kind != "tile"]
         # What is stored through was allocated above, and overlaps nothing.
@@ -184,6 +196,11 @@ class _OnGPU(_Writer):
 
     def how(self, node: Node) -> str:
         return f"{super().how(node)}, device={self.constant(self.device)}"
+
+    def zeros(self, node: Node) -> str:
+        """Launches leave zeros behind, so each stream has memory of its own, made once."""
+        made = partial(torch.zeros, self.plan.shape_of(node), dtype=node.dtype.torch, device=self.device)
+        return f"{self.constant(_OfStreams(made, self.device).now)}()"
 
     def launch(self, at: int, step: Step) -> None:
         pointers = {p.name: p for p in step.parameters if p.kind == "pointer"}
@@ -204,12 +221,27 @@ class _OnGPU(_Writer):
         return self.addresses[node]
 
 
+class _OfStreams:
+    """A tensor for each of a GPU's streams, made when it is first asked for."""
+
+    def __init__(self, made: Callable[[], torch.Tensor], device: torch.device) -> None:
+        active: Any = driver.active
+        self.made, self.stream, self.at = made, active.get_current_stream, device.index
+        self.tensors: dict[int, torch.Tensor] = {}
+
+    def now(self) -> torch.Tensor:
+        """That of the current stream."""
+        stream = self.stream(self.at)
+        found = self.tensors.get(stream)
+        return found if found is not None else self.tensors.setdefault(stream, self.made())
+
+
 class _Kernels:
     """A step's kernels on one GPU by which of its pointers are aligned, each with its grid."""
 
     def __init__(self, plan: Plan, at: int, device: torch.device) -> None:
         self.step, self.config, self.grid, self.fixed = (
-            plan.program.steps[at], plan.configs[at], plan.grids[at], plan.fixed[at],
+            plan.steps[at], plan.configs[at], plan.grids[at], plan.fixed[at],
         )  # fmt: skip
         self.function, self.target, self.device = self.step.function(plan.target), plan.target, device
         self.known: dict[tuple[bool, ...], Callable[..., None]] = {}

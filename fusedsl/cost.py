@@ -14,7 +14,7 @@ import numpy as np
 
 from .index import Atom, Index, Variable, atoms, evaluate, poly, replace
 from .ir import Node
-from .kernel import Assign, Axis, Bound, Edge, Kernel, Limit, Loop, Statement, Store
+from .kernel import Assign, Axis, Bound, Edge, Kernel, Last, Limit, Loop, Statement, Store
 from .lower import Write
 from .scalar import Expr, Loaded, variables, walk
 
@@ -48,6 +48,8 @@ MACHINES = {
     "gfx942": Machine("MI300X", 304, 5.3e12, 1.3e15),
 }
 REFERENCE = MACHINES["sm_90"]  # fusion decisions are the same on every machine
+LEAST_ROUNDS = 4  # of a loop, that are worth a program of their own
+CPU_SHARES, CPU_LEAST_ROUNDS = 16, 16  # whatever number of threads there is, so that it changes no result
 
 # ---- distinct elements of an access ----------------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
     writes: dict[str, int] = {}
     stored: dict[str, int] = {}
     seen: set[tuple] = set()
-    for statement, loops in _with_loops(kernel.body, ()):
+    for statement, around in _with_loops(kernel.body, ()):
         if isinstance(statement, Assign) and statement.value.kind == "load":
             buffer = kernel.buffer(statement.value["tensor"])
             if buffer.number:
@@ -147,8 +149,8 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
         guards = statement.origin.args if isinstance(statement, Assign) else ()
         amount = elements(index, guards, sizes)
         moving = frozenset(v for i in index for v in variables(i))
-        requests = amount * _repeats(kernel, moving, loops, tiles, sizes)
-        for loop in loops:
+        requests = amount * _repeats(kernel, moving, around, tiles, sizes)
+        for loop in (s for s in around if isinstance(s, Loop)):
             walked = rounds(kernel, loop, tiles, sizes)
             requests = requests * walked.visited // max(1, walked.of)
         total[buffer.name] = total.get(buffer.name, 0) + requests * buffer.dtype.bytes
@@ -158,14 +160,22 @@ def traffic(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, footprints: 
             seen.add(key)
             there = into.get(buffer.name, 0) + elements((place,), guards, sizes) * buffer.dtype.bytes
             into[buffer.name] = min(there, footprints[buffer.name] * buffer.dtype.bytes)
+    if kernel.last is not None:  # a number for each tile: each of its programs adds to it, the last one clears it
+        name, each = kernel.last.arrivals.name, kernel.last.arrivals.dtype.bytes
+        programs = math.prod(count(a, tiles, sizes) for a in kernel.grid)
+        requested[name] = programs * each
+        reads[name] = writes[name] = requested[name] // count(kernel.last.split, tiles, sizes)
     return Traffic(reads, writes, requested, stored)
 
 
-def _repeats(kernel: Kernel, moving: frozenset, loops: Sequence[Loop], tiles: Mapping[str, int], sizes: Sizes) -> int:
-    """How often an access runs for axes that it does not vary along: once per program, once per round of a loop."""
-    times = 1
-    for axis in (*kernel.grid, *(loop.axis for loop in loops)):
-        if axis.variable not in moving:
+def _repeats(
+    kernel: Kernel, moving: frozenset, around: Sequence[Loop | Last], tiles: Mapping[str, int], sizes: Sizes
+) -> int:
+    """How often an access runs for axes that it does not vary along: once per program, once per round of a loop. The
+    programs that share a loop walk it once together, and but one of them does what is left to the last."""
+    times, shared = 1, {s.split for s in around}
+    for axis in (*kernel.grid, *(s.axis for s in around if isinstance(s, Loop))):
+        if axis.variable not in moving and axis not in shared:
             times *= count(axis, tiles, sizes)
     return times
 
@@ -176,12 +186,14 @@ def count(axis: Axis, tiles: Mapping[str, int], sizes: Sizes) -> int:
     return -(-extent // tiles[axis.tile]) if axis.is_tiled else extent
 
 
-def _with_loops(body: Iterable[Statement], loops: tuple[Loop, ...]) -> Iterable[tuple[Statement, tuple[Loop, ...]]]:
+def _with_loops(
+    body: Iterable[Statement], around: tuple[Loop | Last, ...]
+) -> Iterable[tuple[Statement, tuple[Loop | Last, ...]]]:
     for s in body:
-        if isinstance(s, Loop):
-            yield from _with_loops(s.body, (*loops, s))
+        if isinstance(s, (Loop, Last)):
+            yield from _with_loops(s.body, (*around, s))
         else:
-            yield s, loops
+            yield s, around
 
 
 # ---- rounds of a loop that walks part of its axis --------------------------------------------------------------------
@@ -190,12 +202,13 @@ def _with_loops(body: Iterable[Statement], loops: tuple[Loop, ...]) -> Iterable[
 def rounds(kernel: Kernel, loop: Loop, tiles: Mapping[str, int], sizes: Sizes) -> Rounds:
     """The tiles that all programs together visit in a loop, and those that the axis has for them. What memory decides
     counts as everything."""
-    programs = [count(a, tiles, sizes) for a in kernel.grid]
+    grid = [a for a in kernel.grid if loop.split is None or a is not loop.split]
+    programs = [count(a, tiles, sizes) for a in grid]
     tile, extent = tiles[loop.axis.tile] if loop.axis.is_tiled else 1, known(loop.axis.extent, sizes)
     every = math.prod(programs) * -(-extent // tile)
     if loop.range is None or not every:
         return Rounds(every, every)
-    places = dict(zip([a.variable for a in kernel.grid], np.indices(programs, sparse=True), strict=True))
+    places = dict(zip([a.variable for a in grid], np.indices(programs, sparse=True), strict=True))
     at = _Places(kernel, places, tiles, sizes)
     low = np.maximum(at.limit(loop.range.lower, 0), 0) // tile
     high = -(-np.minimum(at.limit(loop.range.upper, extent), extent) // tile)
@@ -209,6 +222,22 @@ class Rounds:
 
     visited: int
     of: int
+
+
+def splits(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, target: str) -> int:
+    """Among how many programs a kernel's loop is best shared out, that which is shared or any: as many as keep the
+    machine busy, each with a few rounds at least; 1 where there are programs enough. What is left of a machine is not
+    worth sharing: from more than half of it on there is one program for each tile."""
+    loops = [s for s in kernel.body if isinstance(s, Loop)]
+    loops = [s for s in loops if s.split is not None] or loops
+    shared = {s.split for s in loops}
+    programs = math.prod(count(a, tiles, sizes) for a in kernel.grid if a not in shared)
+    if not loops or not programs:
+        return 1
+    is_gpu = target in MACHINES or target.startswith(("sm", "gfx"))
+    processors = MACHINES.get(target, REFERENCE).processors if is_gpu else CPU_SHARES
+    length = max(rounds(kernel, loop, tiles, sizes).visited for loop in loops) // programs
+    return max(1, min(processors // programs, length // (LEAST_ROUNDS if is_gpu else CPU_LEAST_ROUNDS)))
 
 
 @dataclass(frozen=True)

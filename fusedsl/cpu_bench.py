@@ -156,10 +156,12 @@ def run_into(fused: Fused, args: Sequence[Any], outputs: Sequence[torch.Tensor])
     graph = plan.program.graph
     memory = dict(zip(graph.inputs, fused._entry(tuple(args), {})[2].values, strict=True))
     memory.update(zip(graph.outputs, outputs, strict=True))
-    for node in plan.program.intermediates:
+    for node in plan.scratch:
         memory[node] = torch.empty(plan.shape_of(node), dtype=node.dtype.torch)
+    for node in plan.arrivals:
+        memory[node] = torch.zeros(plan.shape_of(node), dtype=node.dtype.torch)
     launches = []
-    for at, step in enumerate(plan.program.steps):
+    for at, step in enumerate(plan.steps):
         values = [memory[p.buffer.node] if p.buffer is not None and p.kind != "stride" else plan.fixed[at][p.name]
                   for p in step.parameters if p.kind != "tile"]  # fmt: skip
         launches.append((kernel_for(plan, at), values, plan.grids[at]))

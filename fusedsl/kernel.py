@@ -99,7 +99,9 @@ class Buffer:
         return f"{self.name}_ptr"
 
     def stride_symbols(self) -> list[Symbol]:
-        return [a for s in self.strides for a in atoms(s) if isinstance(a, Symbol)]
+        """The strides that no size tells."""
+        sizes = {a for n in self.shape for a in atoms(n)}
+        return [a for s in self.strides for a in atoms(s) if isinstance(a, Symbol) and a not in sizes]
 
     def steps(self, index: tuple[Index, ...]) -> list[tuple[Index, Index]]:
         """(index, stride) pairs that add up to an element's place; dimensions that join are walked as one where that is
@@ -213,13 +215,25 @@ class Range:
 @dataclass(frozen=True)
 class Loop:
     """One pass over an axis, or over a range of it: full tiles between those that are cut off or asked about, so that
-    they need no mask."""
+    they need no mask. split: whose index says which part of it a program walks."""
 
     axis: Axis
     states: tuple[State, ...]
     body: tuple[Statement, ...]
     number: int = 1
     range: Range | None = None
+    split: Axis | None = None
+
+
+@dataclass(frozen=True)
+class Last:
+    """What only the last program to arrive does, of those that differ in the index of one axis alone: the others have
+    stored what it needs. arrivals: how many have arrived, a number for each such set of programs; 0 before a launch,
+    and after it again."""
+
+    split: Axis
+    arrivals: Buffer
+    body: tuple[Statement, ...]
 
 
 @dataclass(frozen=True)
@@ -245,23 +259,12 @@ class Check:
     line: Line | None = None
 
 
-Statement = Assign | Update | Loop | Store | Check
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A run of elements cut into equal pieces along an axis. guard: whether an element lies within the run; so do all
-    of the first `whole` pieces."""
-
-    axis: Variable
-    guard: Expr
-    whole: Index
+Statement = Assign | Update | Loop | Last | Store | Check
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch. lanes: axes along which memory is contiguous. cuts: runs in pieces along grid axes, which take a
-    branch without masks where they are whole."""
+    """One launch. lanes: axes along which memory is contiguous."""
 
     name: str
     axes: tuple[Axis, ...]  # in the global order
@@ -269,7 +272,6 @@ class Kernel:
     writes: tuple[Buffer, ...]
     body: tuple[Statement, ...]
     lanes: tuple[Axis, ...] = ()
-    cuts: tuple[Cut, ...] = ()
     passes: int = 1
     written: int = 1  # passes as the user wrote it
     contracts: bool = False  # whether its axes have the roles that contractions give them
@@ -282,6 +284,11 @@ class Kernel:
         """The axes of a tile that varies along these variables, in the global order."""
         wanted = set(free)
         return tuple(a for a in self.axes if a.variable in wanted and a.is_tiled)
+
+    @cached_property
+    def last(self) -> Last | None:
+        """What is left to the last of several programs that share a loop."""
+        return next((s for s in self.body if isinstance(s, Last)), None)
 
     @property
     def split(self) -> tuple[Axis, ...]:
@@ -324,7 +331,8 @@ class Kernel:
         """The strides that are passed: (buffer, dimension)."""
         used = self._used()
         buffers = dict.fromkeys((*self.reads, *self.writes))
-        return tuple((b, d) for b in buffers for d, s in enumerate(b.strides) if sole_atom(s) in used)
+        passed = {b: used.intersection(b.stride_symbols()) for b in buffers}
+        return tuple((b, d) for b in buffers for d, s in enumerate(b.strides) if sole_atom(s) in passed[b])
 
     @cached_property
     def aligning(self) -> frozenset[str]:
@@ -346,10 +354,7 @@ class Kernel:
                 yield (statement.buffer.offset(statement.index),)
             elif isinstance(statement, Assign) and statement.value.kind == "load":
                 yield (self.buffer(statement.value["tensor"]).offset(statement.value["index"]),)
-            elif (
-                isinstance(statement, Assign) and statement.value.kind == "less"
-                and all(statement.origin is not cut.guard for cut in self.cuts)
-            ):  # fmt: skip
+            elif isinstance(statement, Assign) and statement.value.kind == "less":
                 yield indices(statement.value)
 
     def _used(self) -> set[Symbol]:
@@ -379,7 +384,7 @@ class Kernel:
 
     def statements(self) -> Iterator[Statement]:
         """Every statement, loops before their bodies."""
-        yield from _flatten(self.body)
+        yield from flatten(self.body)
 
 
 def indices_of(limit: Limit) -> Iterator[Index]:
@@ -391,11 +396,12 @@ def indices_of(limit: Limit) -> Iterator[Index]:
         yield limit
 
 
-def _flatten(body: Iterable[Statement]) -> Iterator[Statement]:
+def flatten(body: Iterable[Statement]) -> Iterator[Statement]:
+    """Every statement of a body, loops before what is in them."""
     for statement in body:
         yield statement
-        if isinstance(statement, Loop):
-            yield from _flatten(statement.body)
+        if isinstance(statement, (Loop, Last)):
+            yield from flatten(statement.body)
 
 
 def _moving(index: Index, strides: set[Symbol]) -> Iterator[Symbol]:
@@ -421,8 +427,11 @@ def verify(kernel: Kernel) -> Kernel:
     _verify(kernel, kernel.body, {}, known)
     stores = [s for s in kernel.statements() if isinstance(s, Store)]
     assert stores, f"{kernel.name}: nothing is stored"
+    last = kernel.last
     for store in stores:
         free = {v for i in store.index for v in _variables(i)}
+        if last is not None and store in last.body:
+            free.add(last.split.variable)
         missing = [a for a in kernel.grid if a.variable not in free and a.extent != 1]
         assert not missing, f"{kernel.name}: {store.buffer.name} is stored by every program of {missing}"
     assert len({a.name for a in kernel.axes}) == len(kernel.axes), f"{kernel.name}: two axes of one name"
@@ -432,11 +441,14 @@ def verify(kernel: Kernel) -> Kernel:
 def _verify(kernel: Kernel, body: Iterable[Statement], names: dict[str, frozenset], axes: set[Variable]) -> None:
     """names: what is defined here, with the axes it varies along."""
     for s in body:
+        if isinstance(s, Last):
+            _verify(kernel, s.body, dict(names), axes)
+            continue
         if isinstance(s, Loop):
             inner = dict(names) | {state.name: frozenset(state.axes) for state in s.states}
             assert s.axis.variable not in axes, f"{kernel.name}: {s.axis} is already bound"
             _verify(kernel, s.body, inner, axes | {s.axis.variable})
-            updated = [u.name for u in _flatten(s.body) if isinstance(u, Update)]
+            updated = [u.name for u in flatten(s.body) if isinstance(u, Update)]
             for state in s.states:
                 assert updated.count(state.name) == 1, (
                     f"{kernel.name}: {state.name} is updated {updated.count(state.name)}x"

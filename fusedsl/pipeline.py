@@ -19,15 +19,16 @@ from .passes.decompose import decompose
 from .passes.fix_rows import fix_rows, with_sizes
 from .passes.fuse_vertically import Group, Partition, fuse_vertically
 from .passes.merge_axes import merge_axes
+from .passes.nest_folds import nest_folds
 from .passes.simplify import apart, simplify
 from .passes.split_axes import split_axes
 from .passes.split_folds import split_folds
 from .passes.split_groups import split_groups
-from .passes.split_reductions import split_reductions
 from .passes.split_rows import split_rows
 from .passes.still_dims import still_dims
 from .passes.unify_axes import unify_axes
-from .schedule import loops_of, schedule
+from .schedule import schedule, shareable, walked
+from .splits import Count
 from .statements import Names
 
 PIPELINE: tuple[Callable[[Graph], Graph], ...] = (simplify, decompose, simplify)
@@ -85,7 +86,7 @@ def specialise(
     fuse_vertically. exact: the sizes of the call, where others stand for them."""
     started = time.perf_counter()
     graph, fixed = fix_rows(graph, sizes)
-    graph = simplify(split_reductions(graph, sizes))
+    graph = simplify(graph)
     partition = fuse_vertically(graph, sizes, safe, refused)
     if partition.resident:
         found = {name: (exact or sizes)[name] for name in sorted(partition.resident)}
@@ -101,20 +102,30 @@ def writes_of(group: Group, buffers: Mapping[Node, Buffer], eager: bool, origin:
     writes = split_folds(writes, origin)
     writes = split_rows(split_groups(writes, origin), origin)
     writes = split_axes(unify_axes(writes, origin), origin)
-    return merge_axes(unify_axes(writes, origin), buffers, origin)
+    return merge_axes(nest_folds(unify_axes(writes, origin), origin), buffers, origin)
 
 
-def kernel_of(name: str, graph: Graph, group: Group, buffers: Mapping[Node, Buffer], eager: bool = False) -> Kernel:
-    """The kernel of one launch."""
+def kernel_of(
+    name: str,
+    graph: Graph,
+    group: Group,
+    buffers: Mapping[Node, Buffer],
+    eager: bool = False,
+    count: Count | None = None,
+) -> Kernel | None:
+    """The kernel of one launch. count: with its loop cut into so many parts; None if that cannot be."""
     origin: Origin = {}
     writes = writes_of(group, buffers, eager, origin)
-    loops = loops_of(writes)
-    before = [passes(writes, nest) for nest in loops]
-    writes, log = cascade(writes, loops, origin, eager)
+    nests = walked(writes)
+    before = [passes(writes, nest) for nest in nests]
+    writes, log = cascade(writes, nests, origin, eager)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(
         {e: graph.names[n] for e, n in origin.items() if n in graph.names and n not in group.boundary},
         {e: graph.lines[n] for e, n in origin.items() if n in graph.lines},
     )
-    return schedule(name, writes, mine, names, log, max(before, default=1))
+    nest = shareable(writes) if count is not None else None
+    if count is not None and nest is None:
+        return None
+    return schedule(name, writes, mine, names, log, max(before, default=1), nest, count)

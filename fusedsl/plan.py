@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,20 +17,21 @@ from .calls import Run, call_of
 from .codegen import interpreter
 from .codegen.expr import CARRIED
 from .codegen.inspect import LAUNCH_OPTIONS, TARGETS, Compiled, compile_kernel
-from .codegen.tile import Config, choose, without_spills
+from .codegen.tile import Config, choose, with_parts, without_spills
 from .codegen.triton import Parameter, for_target, is_indifferent, parameters, source
-from .cost import Rounds, Traffic, distinct_bytes, known, rounds, traffic
+from .cost import Rounds, Traffic, distinct_bytes, known, rounds, splits, traffic
 from .errors import BadOption, IndexOutOfRange, Line, UnsupportedDevice
-from .index import evaluate
+from .index import Symbol, evaluate, free
 from .interpret import interpret, without_memory
 from .ir import OPS, Graph, Node, build
-from .kernel import Buffer, Check, Kernel, Loop
+from .kernel import Buffer, Check, Kernel, Last, Loop, Statement, flatten
 from .layout import Layout, buffer_of, contiguous_strides, layout_of
 from .lower import Refusal, lower
 from .options import Options, Rung, say
 from .passes.fix_rows import fix_rows
 from .passes.unify_axes import unify_axes
 from .pipeline import Specialised, kernel_of, specialise
+from .splits import Count
 
 Sizes = Mapping[str, int]
 Grid = tuple[int, int, int]
@@ -83,6 +84,7 @@ class Program:
             self.buffers = self._buffers(sizes, inputs, outputs)
             try:
                 self.steps = [self._step(at) for at in range(len(self.specialised.partition.groups))]
+                self._shared: dict[int, Step | None] = {}
                 return
             except RefusedGroup as refusal:  # the layouts decide some cases that the partition cannot see
                 assert refusal.nodes not in refused, f"{graph.name}: {refusal.reason}"
@@ -106,23 +108,48 @@ class Program:
         return [n for n in stored if n not in self.graph.outputs]
 
     def _step(self, at: int) -> Step:
-        groups = self.specialised.partition.groups
-        name = identifier(self.graph.name, "kernel")
-        name = name if len(groups) == 1 else f"{name}_{at}"
-        eager = Options.from_env().numerics == "eager"
+        group = self.specialised.partition.groups[at]
         try:
-            kernel = kernel_of(name, self.graph, groups[at], self.buffers, eager)
+            kernel = kernel_of(self._name(at), self.graph, group, self.buffers, self._eager)
         except Refusal as refusal:
-            raise RefusedGroup(groups[at].nodes, str(refusal)) from refusal
-        text = source(kernel)
-        say(Rung.SOURCE, lambda: text)
-        return Step(kernel, text, tuple(parameters(kernel)))
+            raise RefusedGroup(group.nodes, str(refusal)) from refusal
+        assert kernel is not None
+        return _as_step(kernel)
+
+    def shared(self, at: int) -> Step | None:
+        """A launch with its loop shared out among programs; None where it has none that could be."""
+        if at not in self._shared:
+            group = self.specialised.partition.groups[at]
+            kernel = kernel_of(self._name(at), self.graph, group, self.buffers, self._eager, self.count(at))
+            self._shared[at] = None if kernel is None else _as_step(kernel)
+        return self._shared[at]
+
+    def count(self, at: int) -> Count:
+        """The sizes that say how its loop is shared out."""
+        taken = {s.name for b in self.buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
+        names = ("splits", "tiles") if len(self.steps) == 1 else (f"splits_{at}", f"tiles_{at}")
+        splits, tiles = (name if name not in taken else f"{name}_{len(taken)}" for name in names)
+        return Count(Symbol(splits), Symbol(tiles))
+
+    def _name(self, at: int) -> str:
+        name = identifier(self.graph.name, "kernel")
+        return name if len(self.specialised.partition.groups) == 1 else f"{name}_{at}"
+
+    @property
+    def _eager(self) -> bool:
+        return Options.from_env().numerics == "eager"
+
+
+def _as_step(kernel: Kernel) -> Step:
+    text = source(kernel)
+    say(Rung.SOURCE, lambda: text)
+    return Step(kernel, text, tuple(parameters(kernel)))
 
 
 def _names(graph: Graph, specialised: Specialised) -> dict[Node, str]:
     """A name of its own for every tensor in memory: the user's where there is one, and a launch has no option of it."""
     names: dict[Node, str] = {}
-    taken = set(LAUNCH_OPTIONS)
+    taken = {*LAUNCH_OPTIONS, "arrivals"}
 
     def give(node: Node, name: str) -> None:
         base, n = name, 2
@@ -146,7 +173,8 @@ def _names(graph: Graph, specialised: Specialised) -> dict[Node, str]:
 @dataclass(frozen=True)
 class PlannedKernel:
     """One launch: its text, its grid, and the bytes it moves by tensor. passes: walks over its reduced axes; written:
-    as many as the user's code has. rounds: by a loop's axis, the tiles that are visited and those there are."""
+    as many as the user's code has. rounds: by a loop's axis, the tiles that are visited and those there are. splits:
+    the programs that share a loop, the last of which puts their parts together."""
 
     name: str
     source: str
@@ -156,6 +184,7 @@ class PlannedKernel:
     passes: int
     written: int
     rounds: dict[str, Rounds]
+    splits: int
     requested: dict[str, int]
     config: Config
     step: Step
@@ -182,8 +211,32 @@ class Plan:
         self.output_shapes = [tuple(s) for s in output_shapes]
         self.held_shapes = [tuple(evaluate(n, sizes) for n in o.shape) for o in program.graph.outputs]
         self.configs = [choose(s.kernel, sizes, target) for s in program.steps]
-        self.grids = [_grid(s.kernel, c, sizes) for s, c in zip(program.steps, self.configs, strict=True)]
-        self.fixed = [self._fixed(s) for s in program.steps]
+        self.extents = dict(sizes)  # and how loops are shared out
+        self.splits = [self._splits(at) for at in range(len(program.steps))]
+        self.steps = [self._step(at) for at in range(len(program.steps))]
+        self.grids = [_grid(s.kernel, c, self.extents) for s, c in zip(self.steps, self.configs, strict=True)]
+        self.fixed = [self._fixed(s) for s in self.steps]
+
+    def _splits(self, at: int) -> int:
+        """How many programs share a launch's loop."""
+        kernel, config = self.program.steps[at].kernel, self.configs[at]
+        found = splits(kernel, dict(config.tiles), self.sizes, self.target)
+        shared = self.program.shared(at) if found > 1 else None
+        if shared is None:
+            return 1
+        config = with_parts(config, shared.kernel, self.target)
+        found = splits(shared.kernel, dict(config.tiles), self.sizes, self.target)
+        if found == 1:
+            return 1
+        symbols = self.program.count(at)
+        self.extents[symbols.splits.name] = found
+        self.extents[symbols.tiles.name] = _grid(kernel, config, self.sizes)[0]
+        self.configs[at] = config
+        return found
+
+    def _step(self, at: int) -> Step:
+        shared = self.program.shared(at) if self.splits[at] > 1 else None
+        return shared or self.program.steps[at]
 
     def on(self, target: str) -> Plan:
         """The same launches with the tiles of another target."""
@@ -200,7 +253,7 @@ class Plan:
     @cached_property
     def kernels(self) -> list[PlannedKernel]:
         result = []
-        for step, config, grid in zip(self.program.steps, self.configs, self.grids, strict=True):
+        for step, config, grid, shared in zip(self.steps, self.configs, self.grids, self.splits, strict=True):
             moved = self._traffic(step.kernel, config) if grid[0] else Traffic()
             result.append(
                 PlannedKernel(
@@ -212,6 +265,7 @@ class Plan:
                     step.kernel.passes,
                     step.kernel.written,
                     self._rounds(step.kernel, config),
+                    shared,
                     moved.requested,
                     config,
                     step,
@@ -222,17 +276,18 @@ class Plan:
     def _traffic(self, kernel: Kernel, config: Config) -> Traffic:
         buffers = {b.name: b for b in (*kernel.reads, *kernel.writes)}
         footprints = {name: self._footprint(b) for name, b in buffers.items()}
-        return traffic(kernel, dict(config.tiles), self.sizes, footprints)
+        return traffic(kernel, dict(config.tiles), self.extents, footprints)
 
     def _rounds(self, kernel: Kernel, config: Config) -> dict[str, Rounds]:
-        loops = [s for s in kernel.statements() if isinstance(s, Loop)]
-        return {loop.axis.name: rounds(kernel, loop, dict(config.tiles), self.sizes) for loop in loops}
+        parts = {loop.axis for loop in loops_in(kernel.last.body)} if kernel.last is not None else set()
+        loops = [loop for loop in loops_in(kernel.body) if loop.axis not in parts]
+        return {loop.axis.name: rounds(kernel, loop, dict(config.tiles), self.extents) for loop in loops}
 
     def _footprint(self, buffer: Buffer) -> int:
         """The distinct elements in a tensor's memory: dimensions of stride 0 hold one."""
         total = 1
         for n, stride in zip(buffer.shape, buffer.strides, strict=True):
-            total *= 1 if stride == 0 else evaluate(n, self.sizes)
+            total *= 1 if stride == 0 else evaluate(n, self.extents)
         return total
 
     @property
@@ -269,8 +324,18 @@ class Plan:
 
     @property
     def workspace_bytes(self) -> int:
-        """Memory for what one launch leaves for another."""
-        return sum(known(n.type.size, self.sizes) * n.dtype.bytes for n in self.program.intermediates)
+        """Memory for what one launch leaves for another, and the programs that share a loop for each other."""
+        return sum(known(n.type.size, self.extents) * n.dtype.bytes for n in self.scratch)
+
+    @cached_property
+    def scratch(self) -> list[Node]:
+        """What is in memory only while a call runs."""
+        return self.program.intermediates + [b.node for step in self.steps for b in parts_of(step.kernel)]
+
+    @cached_property
+    def arrivals(self) -> list[Node]:
+        """What counts the programs that share a loop: 0 before each launch, and after it again."""
+        return [step.kernel.last.arrivals.node for step in self.steps if step.kernel.last is not None]
 
     @property
     def passes(self) -> int:
@@ -283,11 +348,9 @@ class Plan:
         Raises BadOption for a target that is not one of fusedsl.codegen.inspect.TARGETS."""
         if target not in TARGETS:
             raise BadOption(name="target", rule=f"one of {', '.join(TARGETS)}", got=repr(target))
-        result = []
-        for step, grid in zip(self.program.steps, self.grids, strict=True):
-            if grid[0]:
-                result.append(self._compile(step, choose(step.kernel, self.sizes, target), target))
-        return result
+        plan = self.on(target)
+        every = zip(plan.steps, plan.configs, plan.grids, strict=True)
+        return [plan._compile(step, config, target) for step, config, grid in every if grid[0]]
 
     def _compile(self, step: Step, config: Config, target: str) -> Compiled:
         values = self._fixed(step)
@@ -323,7 +386,7 @@ class Plan:
 
     def shape_of(self, node: Node) -> list[int]:
         """The extents of a tensor of the program's graph."""
-        return [evaluate(n, self.sizes) for n in node.shape]
+        return [evaluate(n, self.extents) for n in node.shape]
 
     def explain(self) -> str:
         """Why each kernel boundary is where it is, priced in bytes and launches."""
@@ -333,6 +396,8 @@ class Plan:
             lines.append(
                 f"  {k.name}: grid {k.grid[0]}, {_walked(k)}, reads {_amounts(k.reads)}, writes {_amounts(k.writes)}"
             )
+            if k.splits > 1:
+                lines.append(f"    {k.splits} programs share a loop; the last to arrive puts their parts together")
             partly = [(axis, r) for axis, r in k.rounds.items() if r.visited < r.of]
             lines += [f"    tiles of {axis}: {r.visited:,} of {r.of:,}" for axis, r in partly]
             lines += [f"    {note}" for note in k.step.kernel.log]
@@ -354,7 +419,7 @@ class Plan:
         values: dict[str, int] = {}
         for p in step.parameters:
             if p.kind == "size":
-                values[p.name] = evaluate(p.value, self.sizes)
+                values[p.name] = evaluate(p.value, self.extents)
             elif p.kind == "stride" and p.buffer is not None:
                 shape = [evaluate(n, self.sizes) for n in p.buffer.shape]
                 node = p.buffer.node
@@ -388,7 +453,7 @@ class Plan:
         try:
             return call(values)
         except AssertionError as error:  # a kernel's device_assert
-            raise self._out_of_range(error, [step.kernel for step in self.program.steps]) from error
+            raise self._out_of_range(error, [step.kernel for step in self.steps]) from error
 
     def _interpreted(self, values: Sequence[Any], hooks: Any) -> list[torch.Tensor]:
         program = self.program
@@ -396,9 +461,11 @@ class Plan:
         for node, shape, strides in zip(program.graph.outputs, self.held_shapes, self.output_strides, strict=True):
             if node not in memory:
                 memory[node] = torch.empty_strided(shape, strides, dtype=node.dtype.torch)
-        for node in program.intermediates:
+        for node in self.scratch:
             memory[node] = torch.empty(self.shape_of(node), dtype=node.dtype.torch)
-        for step, config, grid, fixed in zip(program.steps, self.configs, self.grids, self.fixed, strict=True):
+        for node in self.arrivals:
+            memory[node] = torch.zeros(self.shape_of(node), dtype=node.dtype.torch)
+        for step, config, grid, fixed in zip(self.steps, self.configs, self.grids, self.fixed, strict=True):
             if grid[0]:
                 self._interpret(step, config, grid, _arguments(step, memory, fixed), hooks)
         return [
@@ -428,7 +495,17 @@ def _line_of_check(kernel: Kernel) -> Line | None:
     """The user's line of a kernel's first check of an index: its own, or that of what is made with the index."""
     statements = list(kernel.statements())
     first = next((at for at, s in enumerate(statements) if isinstance(s, Check)), len(statements))
-    return next((s.line for s in statements[first:] if not isinstance(s, Loop) and s.line is not None), None)
+    return next((s.line for s in statements[first:] if not isinstance(s, (Loop, Last)) and s.line is not None), None)
+
+
+def loops_in(body: Iterable[Statement]) -> list[Loop]:
+    """The loops of a body, and those inside them."""
+    return [s for s in flatten(body) if isinstance(s, Loop)]
+
+
+def parts_of(kernel: Kernel) -> list[Buffer]:
+    """The memory of what programs that share a loop leave for the last of them."""
+    return [b for b in kernel.writes if b in kernel.reads] if kernel.last is not None else []
 
 
 def _arguments(step: Step, memory: Mapping[Node, Any], fixed: Mapping[str, int]) -> dict[str, Any]:

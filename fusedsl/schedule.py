@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 import networkx as nx
 
-from .index import Index, Symbol, Variable, atoms, bounds, cdiv, evaluate, floordiv, free, is_less, replace
+from .index import Index, Symbol, Variable, atoms, evaluate, free, replace
 from .ir import Node
-from .kernel import Axis, Buffer, Cut, Kernel, Role, padded, verify
+from .kernel import Axis, Buffer, Kernel, Role, padded, verify
 from .levels import Nest, nests_of, passes
 from .lower import Refusal, Write
-from .products import Product, is_contracted, is_contraction, loops_around, product_of, products_of
+from .products import Product, folds_inside, is_contracted, is_contraction, loops_around, product_of, products_of
 from .roles import RESIDENT, ROWS, Roles, Sizes, roles_of
 from .scalar import Expr, variables, walk
-from .statements import Builder, Names
+from .splits import Count, Split, loop_to_split, split_loop
+from .statements import NO_NAMES, Builder, Names, short
 
 
 def global_order(writes: Sequence[Write]) -> list[Variable]:
@@ -70,9 +71,35 @@ def loops_of(writes: Sequence[Write], sizes: Sizes | None = None) -> list[tuple[
     """The axes that are walked by loops of the program's own, nest by nest. Raises Refusal."""
     roles = roles_of(writes, sizes) if is_contracted(writes) else None
     resident = _residents(writes, roles)
-    inner = roles.inner if roles is not None else frozenset()
+    inner = _inner(writes, roles, resident)
     folds = [e for e in walk([w.value for w in writes]) if e.kind == "reduce" and e not in inner]
     return [n for n in nests_of(writes) if not set(n) <= resident and any(set(e["axes"]) & set(n) for e in folds)]
+
+
+def shareable(writes: Sequence[Write], sizes: Sizes | None = None) -> tuple[Variable, ...] | None:
+    """The loop that programs can share, None if there is none. Raises Refusal."""
+    roles = roles_of(writes, sizes) if is_contracted(writes) else None
+    return loop_to_split(writes, loops_of(writes, sizes), _inner(writes, roles, _residents(writes, roles)))
+
+
+def walked(writes: Sequence[Write], sizes: Sizes | None = None) -> list[tuple[Variable, ...]]:
+    """The axes that are walked by any loop, those of inner loops first. Raises Refusal."""
+    roles = roles_of(writes, sizes) if is_contracted(writes) else None
+    resident = _residents(writes, roles)
+    folded = {a for e in walk([w.value for w in writes]) if e.kind == "reduce" for a in e["axes"]}
+    return [n for n in nests_of(writes) if not set(n) <= resident and folded & set(n)]
+
+
+def _inner(writes: Sequence[Write], roles: Roles | None, resident: Collection[Variable]) -> tuple[Expr, ...]:
+    """The reductions that run a loop of their own in every round of another: without contractions, those of long rows
+    in what is reduced over rows."""
+    if roles is not None:
+        return tuple(e for e in walk([w.value for w in writes]) if e in roles.inner)
+    looped = {a for nest in nests_of(writes) for a in nest} - set(resident)
+    stored = {a for w in writes for a in w.axes}
+    inside = folds_inside(writes, looped)
+    own = [e for e in walk([w.value for w in writes]) if e in inside]
+    return tuple(e for e in own if set(e["axes"]) <= looped and not set(e["axes"]) & stored)
 
 
 def refuse(writes: Sequence[Write], sizes: Sizes | None = None) -> Roles | None:
@@ -108,34 +135,70 @@ def schedule(
     name: str,
     writes: Sequence[Write],
     buffers: Mapping[Node, Buffer],
-    names: Names | None = None,
+    names: Names = NO_NAMES,
     log: Sequence[str] = (),
     written: int = 1,
+    shared: tuple[Variable, ...] | None = None,
+    count: Count | None = None,
 ) -> Kernel:
-    """The kernel of these writes. written: how many passes there were before algebra made them fewer. Raises Refusal
-    where they cannot share one."""
+    """The kernel of these writes. written: how many passes there were before algebra made them fewer. shared: the loop
+    that is cut in parts, see splits.loop_to_split; count: so many. Raises Refusal where they cannot share one."""
     roles = refuse(writes)
     resident = _residents(writes, roles)
     nests = [Nest(_innermost_last(n, writes, buffers), set(n) <= resident) for n in nests_of(writes)]
     products = products_of(writes)
     order = global_order(writes) if roles is None else _for_products(global_order(writes), products, writes)
     contiguous = lanes(writes, buffers)
-    outer = _outer_roles(order, nests, writes, contiguous, buffers) if roles is None else roles.axes
-    chosen: dict[Variable, Role] = {**outer, **_reduced_roles(nests)}
-    axes = _axes(order, chosen, products, buffers)
-    cuts = cuts_of(writes)
-    inner = roles.inner if roles is not None else frozenset()
-    guards = {c.guard for c in cuts}
-    builder = Builder(axes, nests, buffers, names or Names(), inner, guards, roles is not None)
+    outer: dict[Variable, Role] = {}
+    outer |= _outer_roles(order, nests, writes, contiguous, buffers) if roles is None else roles.axes
+    passed = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
+    inner = _inner(writes, roles, resident)
+    around = {a for e in inner for a in e.free} if roles is None else set()
+    split = None
+    if shared is not None and count is not None:
+        nest = next(n for n in nests if set(n.axes) == set(shared))
+        split = _split(writes, nest, order, count, names, buffers, outer)
+    if split is not None:
+        order, nests, writes = [split.parts, *order, split.axis], [*nests, Nest((split.parts,), False)], split.writes
+        outer[split.axis] = "one"
+        buffers, names = {**buffers, **split.buffers}, _renamed(names, split)
+    chosen: dict[Variable, Role] = {**outer, **_reduced_roles(nests, around)}
+    axes = _axes(order, chosen, products, buffers, split)
+    builder = Builder(axes, nests, buffers, names, inner, roles is not None, split)
     body = builder.build(writes)
-    used = {e["tensor"] for e in walk([w.value for w in writes]) if e.kind == "load"}
+    every = [*split.left, *writes] if split is not None else writes
+    used = {e["tensor"] for e in walk([w.value for w in every]) if e.kind == "load"}
     reads = tuple(b for node, b in buffers.items() if node in used)
-    outputs = tuple(dict.fromkeys(buffers[w.tensor] for w in writes))
+    outputs = tuple(dict.fromkeys(buffers[w.tensor] for w in every))
     along = tuple(a for a in axes if a.variable in contiguous)
-    cuts = tuple(c for c in cuts if builder.axes[c.axis].role in ("grid", "one"))
-    count = max([passes(writes, n.axes) for n in nests if not n.resident], default=1)
     contracts = roles is not None
-    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, cuts, count, written, contracts, tuple(log)))
+    return verify(Kernel(name, axes, reads, outputs, tuple(body), along, passed, written, contracts, tuple(log)))
+
+
+def _split(
+    writes: Sequence[Write],
+    nest: Nest,
+    order: Sequence[Variable],
+    count: Count,
+    names: Names,
+    buffers: Mapping[Node, Buffer],
+    outer: Mapping[Variable, Role],
+) -> Split:
+    folds = (e for e in walk([w.value for w in writes]) if e.kind == "reduce")
+    named = {e: names.names.get(e) or short(e) for e in folds}
+    grid = {a for a, role in outer.items() if role in ("one", "grid")}
+    return split_loop(writes, nest.axes, order, count, named, {b.name for b in buffers.values()}, grid)
+
+
+def _renamed(names: Names, split: Split) -> Names:
+    """What is over all parts has the user's name."""
+    found, lines = dict(names.names), dict(names.lines)
+    for fold, whole in split.whole.items():
+        found[whole] = names.names.get(fold) or short(fold)
+        found[fold] = f"{found[whole]}_part"
+        if fold in lines:
+            lines[whole] = lines[fold]
+    return Names(found, lines)
 
 
 def _innermost_last(
@@ -147,42 +210,14 @@ def _innermost_last(
     return tuple(sorted(nest, key=lambda a: (contiguous.get(a, 0), order.index(a))))
 
 
-def cuts_of(writes: Sequence[Write]) -> list[Cut]:
-    """The runs that are cut into pieces: their guards are i * piece + place < length, and i has just the indices that
-    length needs."""
-    found = []
-    for guard in (e for e in walk([w.value for w in writes]) if e.kind == "less"):
-        left = guard["b"] - guard["a"]
-        for axis in sorted(variables(left), key=lambda a: a.key):
-            piece = -_coefficient(left, axis)
-            least, length = bounds(left + piece * axis)
-            if not isinstance(piece, int) or piece <= 0 or least is None or length is None:
-                continue
-            if is_less(length - least, piece) and axis.extent == cdiv(length, piece):
-                found.append(Cut(axis, guard, floordiv(length, piece)))
-    return found
-
-
 def _is_resident(nest: Sequence[Variable], writes: Sequence[Write]) -> bool:
-    """Whether a row stays in registers: it fits, and is no piece of a run that one loop can walk. Of those nothing is
-    read again, and the last one's guard would take a register for each element."""
-    if any(_is_one_loop(nest, c.axis, writes) for c in cuts_of(writes)):
-        return False
+    """Whether a row stays in registers: it fits."""
     total = 1
     for axis in nest:
         if not isinstance(axis.extent, int):
             return False
         total *= padded(axis.extent)
     return total <= RESIDENT
-
-
-def _is_one_loop(nest: Sequence[Variable], pieces: Variable, writes: Sequence[Write]) -> bool:
-    """Whether the axes are walked once for each piece, with nothing beside it, and not inside another loop."""
-    if any(not set(w.axes) <= {pieces, *nest} for w in writes) or passes(writes, nest) > 1:
-        return False
-    folds = [e for e in walk([w.value for w in writes]) if e.is_fold]
-    inside = any(i.is_fold and i.free & set(e["axes"]) for e in folds for i in walk([e.args[0]]))
-    return pieces not in nest and not inside
 
 
 def refuse_large_tiles(writes: Sequence[Write], roles: Roles | None = None, sizes: Sizes | None = None) -> None:
@@ -200,7 +235,7 @@ def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> 
     of its own; so has a scan, but for one along the very axis of the loop; and so has a reduction in what is stored
     along an axis of a loop."""
     resident = _residents(writes, roles)
-    inner_loops = roles.inner if roles is not None else frozenset()
+    inner_loops = _inner(writes, roles, resident)
     if roles is not None and any(set(e["axes"]) & loops_around(writes, e, roles.axes) for e in roles.inner):
         raise Refusal("a loop over an axis inside a loop over the same one")
     looped = {a for nest in nests_of(writes) for a in nest} - resident
@@ -220,11 +255,13 @@ def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> 
                 raise Refusal(f"a loop over {list(inner['axes'])} inside a loop over {list(e['axes'])}")
 
 
-def _reduced_roles(nests: Sequence[Nest]) -> dict[Variable, Role]:
+def _reduced_roles(nests: Sequence[Nest], around: Collection[Variable]) -> dict[Variable, Role]:
+    """around: the axes of loops that have loops of their own in each round."""
     roles: dict[Variable, Role] = {}
     for nest in nests:
         for axis in nest.axes:
-            roles[axis] = "block" if nest.resident else "loop" if axis is nest.axes[-1] else "step"
+            is_step = axis is not nest.axes[-1] or axis in around
+            roles[axis] = "block" if nest.resident else "step" if is_step else "loop"
     return roles
 
 
@@ -246,19 +283,21 @@ def _axes(
     roles: Mapping[Variable, Role],
     products: Sequence[Product],
     buffers: Mapping[Node, Buffer],
+    split: Split | None = None,
 ) -> tuple[Axis, ...]:
     """The axes with names; those of contractions have tiles that a machine's product takes."""
-    wide = any(b.wide for b in buffers.values())
+    words = {split.axis: ["split"], split.parts: ["part"]} if split is not None else {}
     letters = {"grid": "ijlmnpqrs", "one": "ijlmnpqrs", "loop": "kuvw", "step": "kuvw", "block": "kuvw"}
     taken = {b.name for b in buffers.values() if b.number}
     taken |= {s.name for b in buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
     dotted = {a for p in products for a in (*p.axes, *p.rows, *p.columns)}
-    axes = []
-    for a in order:
-        name = next((c for c in letters[roles[a]] if c not in taken), f"{letters[roles[a]][0]}{len(taken)}")
-        taken.add(name)
-        axes.append(Axis(a, roles[a], name, wide, ROWS if a in dotted else 1))
-    return tuple(axes)
+    names: dict[Variable, str] = {}
+    for a in sorted(order, key=words.__contains__):  # the others have the same names without
+        letter, *more = words.get(a, letters[roles[a]])
+        names[a] = next((c for c in (letter, *more) if c not in taken), f"{letter}{len(names)}")
+        taken.add(names[a])
+    wide = any(b.wide for b in buffers.values())
+    return tuple(Axis(a, roles[a], names[a], wide, ROWS if a in dotted else 1) for a in order)
 
 
 def _for_products(order: list[Variable], products: Sequence[Product], writes: Sequence[Write]) -> list[Variable]:

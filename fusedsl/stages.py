@@ -12,7 +12,7 @@ from .codegen.inspect import Compiled
 from .codegen.triton import Writer
 from .errors import BadOption
 from .index import Atom, Index, Variable, poly, replace
-from .kernel import Assign, Buffer, Check, Kernel, Loop, Statement, Store, Update
+from .kernel import Assign, Buffer, Check, Kernel, Last, Loop, Statement, Store, Update
 from .plan import Plan
 from .scalar import Expr, make, rebuild, substitute
 from .scalar import show as show_scalar
@@ -82,7 +82,7 @@ def _on_cpu(stage: str) -> Callable[[Call], str]:
 
     def text(call: Call) -> str:
         plan = call.plan.on("cpu")
-        kernels = [kernel_for(plan, at) for at in range(len(plan.program.steps))]
+        kernels = [kernel_for(plan, at) for at in range(len(plan.steps))]
         return "\n".join(native_text(kernel, stage).rstrip() + "\n" for kernel in kernels)
 
     return text
@@ -141,6 +141,9 @@ class _KernelText:
                     for state in s.states:
                         tile = f"{state.dtype}{self.along(state.axes)}"
                         self.out.line(f"state {state.name}: {tile} from {self.value(state.init)}")
+                    self.statements(s.body)
+            elif isinstance(s, Last):
+                with self.out.block(f"last of {s.split.name}:"):
                     self.statements(s.body)
             else:
                 self.out.line(self.statement(s), str(s.line) if s.line else "")

@@ -6,7 +6,7 @@ A value is placed in the current pass if it varies along the pass's axes, else r
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -14,12 +14,13 @@ from .algebra import apply, identity
 from .errors import Line
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
 from .ir import OPS, Node
-from .kernel import Assign, Axis, Buffer, Check, Loop, Range, State, Statement, Store, Update, needs_mask
+from .kernel import Assign, Axis, Buffer, Check, Last, Loop, Range, State, Statement, Store, Update, needs_mask
 from .levels import Nest, level
 from .lower import Refusal, Write
 from .products import Product, product_of
 from .ranges import range_of
 from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
+from .splits import Split
 from .types import DType, bool_
 
 
@@ -29,6 +30,9 @@ class Names:
 
     names: Mapping[Expr, str] = field(default_factory=dict)
     lines: Mapping[Expr, Line] = field(default_factory=dict)
+
+
+NO_NAMES = Names()
 
 
 class Scope:
@@ -50,7 +54,9 @@ class Pass:
 
 
 # what the printed text uses beside names of its own
-RESERVED = frozenset({"tl", "triton", "libdevice", "pid", "full", "edge", "tail", "range", "float"})
+RESERVED = frozenset(
+    {"tl", "triton", "libdevice", "pid", "full", "edge", "tail", "range", "float", "arrived", "arrivals_ptr"}
+)
 
 
 def _parameter_names(axes: Sequence[Axis], buffers: Mapping[Node, Buffer]) -> set[str]:
@@ -60,7 +66,8 @@ def _parameter_names(axes: Sequence[Axis], buffers: Mapping[Node, Buffer]) -> se
     for b in buffers.values():
         taken |= {s.name for n in b.shape for s in free(n) if isinstance(s, Symbol)}
     for a in axes:
-        taken |= {a.name, a.start, a.tile, f"in_{a.name}", f"{a.name}_full", f"size_{a.name}"}
+        taken |= {a.name, a.start, a.tile, f"in_{a.name}", f"size_{a.name}"}
+        taken |= {f"{a.name}_{end}" for end in ("start", "first", "full", "each", "stop")}
         taken |= {s.name for s in free(a.extent) if isinstance(s, Symbol)}
     return taken
 
@@ -74,14 +81,15 @@ class Builder:
         nests: Sequence[Nest],
         buffers: Mapping[Node, Buffer],
         names: Names,
-        inner: Collection[Expr] = (),
-        guards: Collection[Expr] = (),
+        inner: Sequence[Expr] = (),
         by_rounds: bool = False,
+        split: Split | None = None,
     ) -> None:
+        self.split = split
         self.axes, self.buffers, self.labels = {a.variable: a for a in axes}, buffers, names
         self.order = [a.variable for a in axes]
         self.loops = [n for n in nests if not n.resident]
-        self.nests, self.inner, self.guards = nests, inner, guards
+        self.nests, self.inner = nests, inner
         self.taken = set(RESERVED) | _parameter_names(axes, buffers)
         self.passes: list[Pass] = []
         self.after: list[Scope] = [Scope()]  # after[n]: after pass n
@@ -95,18 +103,32 @@ class Builder:
         self.raw: set[Expr] = set()  # loads that only products use, in the type that memory has
 
     def build(self, writes: Sequence[Write]) -> list[Statement]:
-        self.raw = _only_multiplied(writes)
-        exprs = walk([w.value for w in writes])
+        left = self.split.left if self.split is not None else ()
+        every = [*left, *writes]
+        self.raw = _only_multiplied(every)
+        exprs = walk([w.value for w in every])
         self.followed = {e.args[0] for e in exprs if e.kind in ("now", "before")}
-        self.passes = self._plan(writes)
+        self.passes = self._plan(every)
         rest = [w for w in writes if not any(w in p.writes for p in self.passes)]
+        begun = (0, 0)
         for number, one in enumerate(self.passes, 1):
             self.after.append(Scope())
             self._pass(one, number)
-        last = self.after[-1]
+            if number == 1:
+                for w in left:
+                    self._store(w, self.after[1])
+                begun = (len(self.after[0].statements), len(self.after[1].statements))
         for w in rest:
-            self._store(w, last)
+            self._store(w, self.after[-1])
+        if self.split is not None:
+            return self._for_the_last(self.split, *begun)
         return [s for scope in self.after for s in scope.statements]
+
+    def _for_the_last(self, split: Split, before: int, after: int) -> list[Statement]:
+        """The statements, of which all but the first before and after the loop are for the last program to arrive."""
+        first, second, *others = (scope.statements for scope in self.after)
+        rest = (*first[before:], *second[after:], *(s for statements in others for s in statements))
+        return [*first[:before], *second[:after], Last(self.axes[split.axis], split.arrivals, rest)]
 
     # -- which pass
 
@@ -125,18 +147,21 @@ class Builder:
                 if set(nest.axes) & set(w.axes):
                     n = max(1, level(w.value, nest.axes, memo) + (0 if w.value.free & set(nest.axes) else 1))
                     found.setdefault((nest, n), Pass(nest, n)).writes.append(w)
-        return _sorted(list(found.values()), member)
+        return _sorted(list(found.values()), member, first=self.split.loop if self.split is not None else None)
 
     # -- one pass
 
     def _pass(self, one: Pass, number: int) -> None:
-        axes = one.nest.axes
-        before, after = self.after[number - 1], self.after[number]
-        scopes = [Scope() for _ in axes]
-        self.current = dict(zip(axes, scopes, strict=True))
         self.needs = {}
-        self.states = []
-        self.late = []
+        self._walk(one, self.after[number - 1], self.after[number])
+
+    def _walk(self, one: Pass, before: Scope, after: Scope) -> None:
+        """A loop, and what its reductions come to."""
+        axes = one.nest.axes
+        scopes = [Scope() for _ in axes]
+        outside = self.current, self.states, self.late
+        self.current = self.current | dict(zip(axes, scopes, strict=True))
+        self.states, self.late = [], []
         finals: list[tuple[Expr, State]] = []
         for r in one.reductions:
             state = self._accumulate(r, scopes[-1])
@@ -145,9 +170,10 @@ class Builder:
         for w in one.writes:
             self._store(w, scopes[-1])
         scopes[-1].statements += self.late
-        part = self._range(one, before) if len(axes) == 1 and not one.writes else None
+        is_range = len(axes) == 1 and not one.writes and not outside[0]
+        part = self._range(one, before) if is_range else None
         before.statements.append(self._loops(axes, scopes, self.states, one.number, part))
-        self.current = {}
+        self.current, self.states, self.late = outside
         for r, state in finals:
             self._finish(r, state, after)
 
@@ -162,7 +188,8 @@ class Builder:
         """Loops around the statements of each scope, the first axis outermost, which carries the states."""
         (axis, *others), (scope, *rest) = axes, scopes
         inner = [self._loops(others, rest, (), number, part)] if others else []
-        return Loop(self.axes[axis], tuple(states), (*scope.statements, *inner), number, part)
+        split = self.axes[self.split.axis] if self.split is not None and axis is self.split.loop else None
+        return Loop(self.axes[axis], tuple(states), (*scope.statements, *inner), number, part, split)
 
     def _range(self, one: Pass, before: Scope) -> Range | None:
         """The part of the axis in which what is reduced does anything."""
@@ -176,7 +203,7 @@ class Builder:
             return poly(Loaded(value, 2**31))
 
         bodies = [(r.args[0], identity(r)["value"]) for r in one.reductions]
-        return range_of(bodies, one.nest.axes[0], self.axes, given, self.guards)
+        return range_of(bodies, one.nest.axes[0], self.axes, given)
 
     def _accumulate(self, r: Expr, scope: Scope) -> State:
         """acc = acc combined with the body: lane by lane, the lanes combined once, after the loop; a product of tiles,
@@ -302,16 +329,13 @@ class Builder:
         return self.emit_named(value, scope)
 
     def _inner_loop(self, r: Expr, scope: Scope) -> None:
-        """A loop of its own in every round of another."""
+        """A loop of its own in every round of another, with all that is reduced in the same pass."""
         nest = next(n for n in self.nests if r["axes"][0] in n)
-        scopes = [Scope() for _ in nest.axes]
-        around, states = dict(self.current), self.states
-        self.current |= dict(zip(nest.axes, scopes, strict=True))
-        self.states = []
-        state = self._accumulate(r, scopes[-1])
-        scope.statements.append(self._loops(nest.axes, scopes, [state, *self.states]))
-        self.current, self.states = around, states
-        self._finish(r, state, scope)
+        memo: dict[Expr, int] = {}
+        beside = [e for e in self.inner if set(e["axes"]) <= set(nest.axes) and self._place(e) is scope]
+        number = level(r, nest.axes, memo)
+        together = [e for e in beside if level(e, nest.axes, memo) == number]
+        self._walk(Pass(nest, number, together), scope, scope)
 
     def _resident_reduction(self, r: Expr, scope: Scope) -> None:
         product = self._product(r)
@@ -397,7 +421,7 @@ class Builder:
     def _name(self, e: Expr, suffix: str = "") -> str:
         base = self.labels.names.get(e)
         if base is None:
-            base = self._loaded_name(e) if e.kind == "load" else _short(e)
+            base = self._loaded_name(e) if e.kind == "load" else short(e)
         name, n = base + suffix, 2
         while name in self.taken:
             name, n = f"{base}{suffix}_{n}", n + 1
@@ -435,15 +459,16 @@ def _only_multiplied(writes: Sequence[Write]) -> set[Expr]:
     return operands - others
 
 
-def _short(e: Expr) -> str:
+def short(e: Expr) -> str:
+    """What to call a value that has no name."""
     name = e.op.name if e.op is not None else e.kind
     return name.removeprefix("reduce_").removeprefix("scan_")
 
 
-def _sorted(found: list[Pass], member: Mapping[Expr, Pass]) -> list[Pass]:
-    """Passes in an order in which each finds its results ready."""
+def _sorted(found: list[Pass], member: Mapping[Expr, Pass], first: Variable | None = None) -> list[Pass]:
+    """Passes in an order in which each finds its results ready, that over a given axis first."""
     needs: dict[int, set[int]] = {}
-    position = {id(p): i for i, p in enumerate(found)}
+    position = {id(p): -1 if first in p.nest.axes else i for i, p in enumerate(found)}
     for p in found:
         bodies = [r.args[0] for r in p.reductions] + [w.value for w in p.writes]
         needs[id(p)] = {id(member[e]) for e in walk(bodies) if e in member} - {id(p)}
@@ -453,9 +478,9 @@ def _sorted(found: list[Pass], member: Mapping[Expr, Pass]) -> list[Pass]:
         ready = [p for p in found if id(p) not in done and needs[id(p)] <= done]
         if not ready:
             raise Refusal("passes over two axes need each other")
-        first = min(ready, key=lambda p: position[id(p)])
-        order.append(first)
-        done.add(id(first))
+        earliest = min(ready, key=lambda p: position[id(p)])
+        order.append(earliest)
+        done.add(id(earliest))
     return order
 
 

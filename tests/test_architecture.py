@@ -51,6 +51,7 @@ ORDER = [
     "fusedsl.products",
     "fusedsl.roles",
     "fusedsl.ranges",
+    "fusedsl.splits",
     "fusedsl.statements",
     "fusedsl.schedule",
     "fusedsl.cost",

@@ -49,7 +49,7 @@ def test_smollm2(weights, capsys):
 
 @pytest.mark.slow
 def test_smollm2_refuses_other_logits(weights, monkeypatch):
-    wrong = smollm2.FUSED._replace(swiglu=lambda gate, up: gate * up)
+    wrong = smollm2.FUSED._replace(swiglu=lambda x, gate, up: (x @ gate.mT) * (x @ up.mT))
     monkeypatch.setattr(smollm2, "FUSED", wrong)
     with pytest.raises(SystemExit, match="differ"):
         smollm2.main(["--layers", "1", "--no-generate"])

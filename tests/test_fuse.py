@@ -126,9 +126,9 @@ def test_a_long_column_of_64_bit_indices_is_planned():
     assert ".to(tl.int64)" in kernel.source and kernel.grid[0] == 2**23
 
 
-def test_a_scalar_loss_is_two_launches_and_reproducible():
+def test_a_scalar_loss_is_one_launch_and_reproducible():
     f, x = fuse(lambda x: (x * x).mean()), torch.randn(300, 1000)
-    assert_launches(f, (x,), 2)
+    assert_launches(f, (x,), 1)
     assert_matches(f, (x,))
     assert f(x).item() == f(x).item()
 
@@ -257,11 +257,11 @@ def test_a_reduction_over_everything_is_not_computed_again_by_every_program():
 
 
 def test_a_plan_does_not_depend_on_the_calls_before_it():
-    small, large = torch.empty(3, 1000, device="meta"), torch.empty(4096, 4096, device="meta")
+    small, large = torch.empty(64, 1000, device="meta"), torch.empty(4, 131072, device="meta")
     launches = []
     for order in ((small, large), (large, small)):
-        f = fuse(lambda x, y: F.mse_loss(x, y))
-        launches.append({x.shape: f.plan(x, x).launches for x in order})
+        f = fuse(lambda x: torch.softmax(x, -1))
+        launches.append({x.shape: f.plan(x).launches for x in order})
     assert launches[0] == launches[1] == {small.shape: 1, large.shape: 2}
 
 

@@ -23,9 +23,10 @@ from ..lower import Refusal, Write, lower
 from ..products import loops_around, products_of
 from ..roles import Roles
 from ..scalar import Expr, walk
-from ..schedule import loops_of, refuse
+from ..schedule import refuse, shareable, walked
 from .cascade import cascade
 from .fix_rows import sizes_of_rows
+from .nest_folds import nest_folds
 from .split_folds import split_folds
 from .split_groups import split_groups
 from .split_rows import split_rows
@@ -35,7 +36,9 @@ CACHED = 3  # what is read again comes from a cache, about so many times as fast
 HALVES, FULL = ("f16", "bf16", "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
 DOT_TILE, LEAST_TILE = 128, 32  # rows and columns of a product that a program computes: usually, and at least
 SHARED = ("one", "grid")  # the roles of axes that programs share out
-PIECE, PIECES = 512, 8  # of a loop over products, the least that is worth a program of its own, and how many at most
+PIECE, RUN = 512, 16384  # indices of a loop that are worth a program of their own: over products, and else
+SHORT = 8  # groups of which every run is priced
+MANY = 16  # times as many numbers as are made of them
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
 
 
@@ -66,12 +69,17 @@ def fuse_vertically(
 ) -> Partition:
     """The graph as launches. safe: one per reduction and output, no merging. refused: groups that the schedule could
     not make one kernel of, and why."""
-    return _Fuser(graph, sizes, machine, refused or {}).run(safe)
+    return _Fuser(graph, sizes, machine, refused or {}, safe).run(safe)
 
 
 class _Fuser:
     def __init__(
-        self, graph: Graph, sizes: Mapping[str, int], machine: Machine, refused: Mapping[frozenset[Node], str]
+        self,
+        graph: Graph,
+        sizes: Mapping[str, int],
+        machine: Machine,
+        refused: Mapping[frozenset[Node], str],
+        safe: bool = False,
     ) -> None:
         self.graph, self.sizes, self.machine = graph, sizes, machine
         outputs = [o for o in dict.fromkeys(graph.outputs) if o not in graph.inputs and 0 not in o.shape]
@@ -79,9 +87,23 @@ class _Fuser:
         self.stored = [n for n in self.order if (n.op.combination is not None and _is_work(n)) or n in outputs]
         self.outputs = set(outputs)
         self.inputs = set(graph.inputs)
+        if not safe:
+            few = self._few()
+            self.stored = [n for n in self.order if n in few or n in set(self.stored)]
         self.needs = {n: self._direct(n) for n in self.stored}
         self.costs: dict[frozenset[Node], float] = dict.fromkeys(refused, math.inf)
         self.refusals: dict[frozenset[Node], str] = dict(refused)
+
+    def _few(self) -> set[Node]:
+        """What reductions combine, where it is few numbers made of many, such as each row's loss: it may be worth more
+        in memory than the many."""
+        found = set()
+        for node in self.stored:
+            for source in node.inputs if node.op.combination is not None else ():
+                most = max((known(n.type.size, self.sizes) for n in self._direct(source)), default=0)
+                if source.op.kind == "elementwise" and most >= MANY * known(source.type.size, self.sizes):
+                    found.add(source)
+        return found - set(self.stored)
 
     def _direct(self, node: Node) -> set[Node]:
         """The stored nodes that a node reads, looking through what is recomputed."""
@@ -126,16 +148,30 @@ class _Fuser:
     # -- merging
 
     def _merge_all(self, groups: list[frozenset[Node]]) -> list[frozenset[Node]]:
-        """The whole as one if it can be; else its two halves, in order, each merged, and then what merges across."""
+        """The whole as one if it can be; else the best runs of a few, two halves of many, in order, each merged, and
+        then what merges across."""
         if len(groups) < 2:
             return groups
         whole = frozenset().union(*groups)
         if self._cost(whole) <= sum(self._cost(g) for g in groups):
             return [whole]
-        if len(groups) > 2:
+        if 2 < len(groups) <= SHORT:
+            groups = self._best_runs(groups)
+        elif len(groups) > SHORT:
             half = len(groups) // 2
             groups = self._merge_all(groups[:half]) + self._merge_all(groups[half:])
         return self._merge_pairs(groups)
+
+    def _best_runs(self, groups: Sequence[frozenset[Node]]) -> list[frozenset[Node]]:
+        """The cheapest way to cut them, as they follow each other, into runs that are each merged."""
+        best: list[tuple[float, list[frozenset[Node]]]] = [(0.0, [])]
+        for end in range(1, len(groups) + 1):
+            ways = []
+            for start in range(end):
+                run = frozenset().union(*groups[start:end])
+                ways.append((best[start][0] + self._cost(run), [*best[start][1], run]))
+            best.append(min(ways, key=lambda way: way[0]))
+        return best[-1][1]
 
     def _merge_pairs(self, groups: list[frozenset[Node]]) -> list[frozenset[Node]]:
         """Pair by pair, the most profitable first."""
@@ -200,8 +236,8 @@ class _Fuser:
 
     def writes(self, nodes: frozenset[Node]) -> list[Write]:
         group = self._group(nodes)
-        writes = unify_axes(split_rows(split_groups(split_folds(lower(group.stores, group.boundary)))))
-        return cascade(writes, loops_of(writes, self.sizes))[0]
+        writes = nest_folds(unify_axes(split_rows(split_groups(split_folds(lower(group.stores, group.boundary))))))
+        return cascade(writes, walked(writes, self.sizes))[0]
 
     def _cost(self, nodes: frozenset[Node]) -> float:
         """Modelled seconds of a launch, infinite where no kernel can hold these nodes."""
@@ -248,10 +284,18 @@ class _Fuser:
         counted = [(a, tile[role]) for a, role in roles.axes.items() if role in tile and counts(a)]
         return math.prod(-(-known(a.extent, self.sizes) // size) for a, size in counted)
 
-    def _pieces(self, roles: Roles) -> int:
-        """Into how many pieces the longest loop could be cut."""
-        loops = [known(a.extent, self.sizes) for a, role in roles.axes.items() if role == "loop"]
-        return min(PIECES, max(1, max(loops, default=0) // PIECE))
+    def _shared(self, writes: Sequence[Write], roles: Roles | None, programs: int) -> int:
+        """How many programs there are once a loop is shared out among some for each tile."""
+        nest = shareable(writes, self.sizes)
+        if nest is None:
+            return programs
+        length = self._extent(nest) // PIECE if roles is not None else self._elements(writes, nest) // RUN
+        return programs * max(1, min(self.machine.processors // programs, length))
+
+    def _elements(self, writes: Sequence[Write], nest: Sequence[Variable]) -> int:
+        """How many there are of what a loop walks, and the loops inside it."""
+        folds = (e for e in walk([w.value for w in writes]) if e.kind == "reduce" and set(e["axes"]) & set(nest))
+        return self._extent(frozenset(nest).union(*(e.bound for e in folds)))
 
     def _again(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many bytes programs read again for reductions that do not vary along the axes they are spread over:
@@ -270,15 +314,16 @@ class _Fuser:
 
     def _programs(self, writes: Sequence[Write], roles: Roles | None) -> int:
         """About how many programs the grid axes give."""
-        if roles is not None:  # where they are few, a loop over what is left is cut among more
-            return self._tiles(roles, LEAST_TILE, lambda a: roles.axes[a] in SHARED) * self._pieces(roles)
+        if roles is not None:
+            programs = self._tiles(roles, LEAST_TILE, lambda a: roles.axes[a] in SHARED)
+            return self._shared(writes, roles, programs)
         nests = nests_of(writes)
         reduced = {a for nest in nests for a in nest}
         count = self._extent(a for a in writes[0].axes if a not in reduced)
         if not nests:
             return max(1, count // ROW_TILE)
         rows = all(_moves_last(w, reduced) for w in writes)
-        return count if rows else max(1, count // LANE_TILE)
+        return self._shared(writes, None, max(1, count if rows else count // LANE_TILE))
 
     def _reasons(self, groups: Sequence[frozenset[Node]]) -> list[str]:
         reasons = []

@@ -123,7 +123,7 @@ def _arguments(plan: Plan, at: int) -> Iterator[Buffer | int]:
     """What a launch of ours takes, tiles left out: those are in the code."""
     values: Mapping[str, int] = plan.fixed[at]
     inputs = plan.program.graph.inputs
-    for parameter in plan.program.steps[at].parameters:
+    for parameter in plan.steps[at].parameters:
         if parameter.kind == "pointer":
             assert parameter.buffer is not None
             node, dtype = parameter.buffer.node, parameter.buffer.dtype

@@ -33,9 +33,9 @@ def add_rms_norm_fp8(x_ptr, residual_ptr, weight_ptr, h_ptr, scale_ptr, out1_ptr
     in_i = i < s0
     x = tl.load(x_ptr + i[:, None] * 4096 + k[None, :], mask=in_i[:, None], other=0).to(tl.float32)
     residual = tl.load(residual_ptr + i[:, None] * 4096 + k[None, :], mask=in_i[:, None], other=0).to(tl.float32)
-    h = x + residual                                                      # workloads.py:136  h = x + residual
+    h = x + residual                                                      # workloads.py:139  h = x + residual
     tl.store(h_ptr + i[:, None] * 4096 + k[None, :], h, mask=in_i[:, None])
-    mul = h * h                                                           # workloads.py:137  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
+    mul = h * h                                                           # workloads.py:140  y = F.rms_norm(h, (h.shape[-1],), weight, 1e-6).float()
     sum = tl.sum(mul, 1)
     div = sum / 4096.0
     add = div + 1e-06
@@ -43,10 +43,10 @@ def add_rms_norm_fp8(x_ptr, residual_ptr, weight_ptr, h_ptr, scale_ptr, out1_ptr
     mul_2 = h * rsqrt[:, None]
     weight = tl.load(weight_ptr + k).to(tl.float32)
     mul_3 = mul_2 * weight[None, :]
-    abs = tl.abs(mul_3)                                                   # workloads.py:138  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
+    abs = tl.abs(mul_3)                                                   # workloads.py:141  scale = y.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
     max = tl.reduce(abs, 1, _maximum)
     maximum = _maximum(max, tl.full([], 1e-12, tl.float32))
     scale = maximum / 448.0
     tl.store(scale_ptr + i, scale, mask=in_i)
-    div_2 = mul_3 / scale[:, None]                                        # workloads.py:139  return h, (y / scale).to(torch.float8_e4m3fn), scale
+    div_2 = mul_3 / scale[:, None]                                        # workloads.py:142  return h, (y / scale).to(torch.float8_e4m3fn), scale
     tl.store(out1_ptr + i[:, None] * 4096 + k[None, :], _to_e4m3(div_2), mask=in_i[:, None])

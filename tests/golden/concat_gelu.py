@@ -19,7 +19,7 @@ def concat_gelu(x_ptr, y_ptr, out_ptr, s0, s1, size_j, x_s0, y_s0, out_s0, BLOCK
             x = tl.load(x_ptr + i[:, None] * x_s0 + j[None, :], mask=in_i[:, None] & in_j[None, :] & less[None, :], other=0).to(tl.float32)
             less_2 = s1 <= j
             y = tl.load(y_ptr + i[:, None] * y_s0 + j[None, :] - s1, mask=in_i[:, None] & in_j[None, :] & less_2[None, :], other=0).to(tl.float32)
-            select = tl.where(less[None, :], x, y)                        # workloads.py:188  return F.gelu(torch.cat((x, y), dim=-1))
+            select = tl.where(less[None, :], x, y)                        # workloads.py:191  return F.gelu(torch.cat((x, y), dim=-1))
             mul = select * 0.5
             mul_2 = select * 0.7071067811865476
             erf = tl.erf(mul_2)

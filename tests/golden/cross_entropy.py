@@ -33,7 +33,7 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
             sub_2 = logits - where[:, None]
             exp_2 = tl.exp(sub_2)
             select_2 = tl.where(in_k[None, :], exp_2, 0.0)
-            sum_acc = mul + select_2                                      # workloads.py:92  return F.cross_entropy(logits, target, reduction="none")
+            sum_acc = mul + select_2                                      # workloads.py:95  return F.cross_entropy(logits, target, reduction="none")
             max_acc = max_2
     target = tl.load(target_ptr + i, mask=in_i, other=0)
     ne = target != -100

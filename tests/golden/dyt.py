@@ -18,7 +18,7 @@ def dyt(x_ptr, alpha_ptr, weight_ptr, bias_ptr, out_ptr, s0, s1, x_s0, out_s0, B
             in_j = (j < s1) | (edge == 0)
             alpha = tl.load(alpha_ptr).to(tl.float32)
             x = tl.load(x_ptr + i[:, None] * x_s0 + j[None, :], mask=in_i[:, None] & in_j[None, :], other=0).to(tl.float32)
-            mul = alpha * x                                               # workloads.py:80  return torch.tanh(alpha * x) * weight + bias
+            mul = alpha * x                                               # workloads.py:83  return torch.tanh(alpha * x) * weight + bias
             tanh = libdevice.tanh(mul)
             weight = tl.load(weight_ptr + j, mask=in_j, other=0).to(tl.float32)
             mul_2 = tanh * weight[None, :]

@@ -16,7 +16,7 @@ def embedding_norm(ids_ptr, table_ptr, position_ptr, weight_ptr, bias_ptr, out_p
     tl.device_assert((ids >= 0) & (ids < s2), "index out of range", mask=in_i)
     table = tl.load(table_ptr + ids[:, None] * 768 + k[None, :], mask=in_i[:, None] & in_k[None, :], other=0).to(tl.float32)
     position = tl.load(position_ptr + j * 768 + k, mask=in_k, other=0).to(tl.float32)
-    add = table + position[None, :]                                       # workloads.py:179  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
+    add = table + position[None, :]                                       # workloads.py:182  return F.layer_norm(F.embedding(ids, table) + position, (table.shape[-1],), weight, bias)
     sum = tl.sum(add, 1)
     div = sum / 768.0
     sub = add - div[:, None]

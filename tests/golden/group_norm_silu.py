@@ -32,7 +32,7 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_v, x_
                 x = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + u) * x_s1 + v[None, :], mask=in_i[:, None] & in_v[None, :], other=0).to(tl.float32)
                 sub_2 = x - where[:, None]
                 select_3 = tl.where(in_v[None, :], sub_2, 0.0)
-                sum_acc = sum_acc + select_3                              # workloads.py:170  return F.silu(F.group_norm(x, 32, weight, bias))
+                sum_acc = sum_acc + select_3                              # workloads.py:173  return F.silu(F.group_norm(x, 32, weight, bias))
                 mul = sub_2 * sub_2
                 select_4 = tl.where(in_v[None, :], mul, 0.0)
                 sum_acc_2 = sum_acc_2 + select_4
@@ -62,7 +62,7 @@ def group_norm_silu(x_ptr, weight_ptr, bias_ptr, out_ptr, s0, s2, s3, size_v, x_
                 v = v0 + tl.arange(0, BLOCK_V)
                 in_v = (v < size_v) | (tail == 0)
                 x_3 = tl.load(x_ptr + i[:, None] * x_s0 + (j * 16 + u) * x_s1 + v[None, :], mask=in_i[:, None] & in_v[None, :], other=0).to(tl.float32)
-                sub_3 = x_3 - add[:, None]                                # workloads.py:170  return F.silu(F.group_norm(x, 32, weight, bias))
+                sub_3 = x_3 - add[:, None]                                # workloads.py:173  return F.silu(F.group_norm(x, 32, weight, bias))
                 mul_5 = sub_3 * rsqrt[:, None]
                 mul_6 = mul_5 * weight
                 add_6 = mul_6 + bias

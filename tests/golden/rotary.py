@@ -19,7 +19,7 @@ def rotary(x_ptr, cos_ptr, sin_ptr, out_ptr, s0, s1, x_s1, out_s1, BLOCK_I: tl.c
             in_l = (l < 64) | (edge == 0)
             x = tl.load(x_ptr + i[:, None] * x_s1 + j * 128 + l[None, :], mask=in_i[:, None] & in_l[None, :], other=0).to(tl.float32)
             cos = tl.load(cos_ptr + j * 128 + l, mask=in_l, other=0).to(tl.float32)
-            mul = x * cos[None, :]                                        # workloads.py:184  return x * cos + torch.cat((-second, first), dim=-1) * sin
+            mul = x * cos[None, :]                                        # workloads.py:187  return x * cos + torch.cat((-second, first), dim=-1) * sin
             x_2 = tl.load(x_ptr + i[:, None] * x_s1 + j * 128 + l[None, :] + 64, mask=in_i[:, None] & in_l[None, :], other=0).to(tl.float32)
             neg = -x_2
             sin = tl.load(sin_ptr + j * 128 + l, mask=in_l, other=0).to(tl.float32)

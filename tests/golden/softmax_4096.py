@@ -16,7 +16,7 @@ def softmax(x_ptr, out_ptr, s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     k = tl.arange(0, BLOCK_K)
     in_i = i < s0
     x = tl.load(x_ptr + i[:, None] * 4096 + k[None, :], mask=in_i[:, None], other=0).to(tl.float32)
-    max = tl.reduce(x, 1, _maximum)                                       # workloads.py:84  return torch.softmax(x, -1)
+    max = tl.reduce(x, 1, _maximum)                                       # workloads.py:87  return torch.softmax(x, -1)
     sub = x - max[:, None]
     exp = tl.exp(sub)
     sum = tl.sum(exp, 1)

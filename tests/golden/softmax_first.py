@@ -36,7 +36,7 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     sub_2 = x - where[None, :]
                     exp_2 = tl.exp(sub_2)
                     select_2 = tl.where(in_k[:, None], exp_2, 0.0)
-                    sum_acc = mul + select_2                              # workloads.py:88  return torch.softmax(x, 0)
+                    sum_acc = mul + select_2                              # workloads.py:91  return torch.softmax(x, 0)
                     max_acc = max_2
             sum = tl.sum(sum_acc, 0)
             eq_2 = max_acc == float("-inf")
@@ -47,7 +47,7 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     k = k0 + tl.arange(0, BLOCK_K)
                     in_k = (k < s0) | (tail == 0)
                     x_2 = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
-                    sub_3 = x_2 - max_acc[None, :]                        # workloads.py:88  return torch.softmax(x, 0)
+                    sub_3 = x_2 - max_acc[None, :]                        # workloads.py:91  return torch.softmax(x, 0)
                     exp_3 = tl.exp(sub_3)
                     div = exp_3 / where_2[None, :]
                     tl.store(out_ptr + k[:, None] * out_s0 + i[None, :], div, mask=in_k[:, None] & in_i[None, :])

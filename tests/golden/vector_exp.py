@@ -12,5 +12,5 @@ def vector_exp(x_ptr, out_ptr, s0, BLOCK_I: tl.constexpr):
         if full != edge:
             in_i = (i < s0) | (edge == 0)
             x = tl.load(x_ptr + i, mask=in_i, other=0).to(tl.float32)
-            exp = tl.exp(x)                                               # workloads.py:57  return torch.exp(x)
+            exp = tl.exp(x)                                               # workloads.py:60  return torch.exp(x)
             tl.store(out_ptr + i, exp, mask=in_i)
