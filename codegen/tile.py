@@ -130,8 +130,7 @@ def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> C
 
 def with_parts(config: Config, kernel: Kernel, target: str) -> Config:
     """The tiles of a kernel whose loop programs share, of those that it has else: those of the loop that puts the parts
-    together hold as many at once as registers allow, and a GPU's products of f32 have fewer rows beside that. On AMD a
-    mask takes two scalar registers for each element of a thread: more warps leave it fewer."""
+    together hold as many at once as registers allow, and a GPU's products of f32 have fewer rows beside that."""
     assert kernel.last is not None
     if not kernel.is_half and target not in CPU_TARGETS:
         rows = {a.tile for a in kernel.axes if a.role == "grid" and kernel.contracts}
@@ -139,8 +138,6 @@ def with_parts(config: Config, kernel: Kernel, target: str) -> Config:
         config = replace(config, tiles=tuple(tiles))
     extent, body = kernel.last.split.extent, list(flatten(kernel.last.body))
     axis = next(s.axis for s in body if isinstance(s, Loop) and s.axis.extent == extent)
-    if kernel.contracts and target.startswith("gfx"):
-        config = replace(config, num_warps=max(8, config.num_warps))
     tiles = dict(config.tiles)
     loads = [s for s in body if isinstance(s, Assign) and axis.variable in s.axes]
     held = max(math.prod(tiles[a.tile] for a in kernel.tiled(s.axes) if a is not axis) for s in loads)
