@@ -134,6 +134,10 @@ class ExprText:
             text = _filled(e, texts)
         return text
 
+    def _power(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        value, scale, top = (self.value(a, want) for a in e.args)
+        return f"_power({value}, {scale}, {top})"
+
     def _nonzero(self, e: Expr, want: tuple[Axis, ...]) -> str:
         return f"{self.value(e.args[0], want)} != 0"
 

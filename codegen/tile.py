@@ -67,8 +67,8 @@ class Config:
 
     @property
     def roomier(self) -> Config | None:
-        """With more registers for what a thread holds: shorter loops over products, then more warps; without products as
-        many registers as let two programs share a processor. None if that is so."""
+        """With more registers for what a thread holds: shorter loops over products, then more warps; without products
+        as many registers as let two programs share a processor. None if that is so."""
         shorter = {name: size // 2 for name, size in self.tiles if name in self.loops and size > LEAST_DEPTH}
         if shorter:
             return replace(self, tiles=tuple((name, shorter.get(name, size)) for name, size in self.tiles))

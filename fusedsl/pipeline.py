@@ -20,6 +20,7 @@ from .passes.fix_rows import fix_rows, with_sizes
 from .passes.fuse_vertically import Group, Partition, fuse_vertically
 from .passes.merge_axes import merge_axes
 from .passes.nest_folds import nest_folds
+from .passes.scale_exponents import scale_exponents
 from .passes.simplify import apart, simplify
 from .passes.split_axes import split_axes
 from .passes.split_folds import split_folds
@@ -119,6 +120,7 @@ def kernel_of(
     nests = walked(writes)
     before = [passes(writes, nest) for nest in nests]
     writes, log = cascade(writes, nests, origin, eager)
+    writes = writes if eager else scale_exponents(writes, origin)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(

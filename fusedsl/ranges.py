@@ -134,6 +134,8 @@ def _value(e: Expr, args: Sequence[object]) -> object:
         return None if args[0] is None else not args[0]
     if e.kind == "reduce":
         return 0.0 if combines(e, "add") and args[0] == 0 else None
+    if e.kind == "power":
+        return 0.0 if args[0] == -math.inf else None
     if e.kind == "round" or is_op(e, "cast"):
         return args[0] if isinstance(args[0], float) and (args[0] == 0 or math.isinf(args[0])) else None
     return _arithmetic(e, args) if e.kind == "apply" else None

@@ -163,7 +163,7 @@ class Builder:
         self.current = self.current | dict(zip(axes, scopes, strict=True))
         self.states, self.late = [], []
         finals: list[tuple[Expr, State]] = []
-        for r in one.reductions:
+        for r in sorted(one.reductions, key=lambda r: self._product(r) is not None):  # a product takes halves of a tile
             state = self._accumulate(r, scopes[-1])
             self.states.append(state)
             finals.append((r, state))
@@ -245,12 +245,21 @@ class Builder:
 
     def _masked(self, r: Expr, body: Expr, identity: Expr) -> Expr:
         """The body where all the reduced axes are inside, the identity elsewhere."""
+        return self._within(body, [a for a in r["axes"] if not _vanishes(r.args[0], a, identity)], identity)
+
+    def _within(self, body: Expr, axes: Iterable[Variable], other: Expr) -> Expr:
+        """The body within these axes, another value beyond their ends."""
         mask = None
-        for axis in r["axes"]:
-            if needs_mask(self.axes[axis]) and not _vanishes(r.args[0], axis, identity):
+        for axis in axes:
+            if needs_mask(self.axes[axis]):
                 inside = make("inside", bool_, axis=axis)
                 mask = inside if mask is None else make("both", bool_, (mask, inside))
-        return body if mask is None else make("select", r.dtype, (mask, body, identity))
+        return body if mask is None else make("select", body.dtype, (mask, body, other))
+
+    def _power(self, e: Expr, value: Expr, scope: Scope) -> Expr:
+        """What is taken to a power, -inf beyond the ends of reduced axes, as for its maximum: the power is 0 there."""
+        axes = [a for nest in self.nests for a in nest.axes if _is_lowered(e, a)]
+        return self.emit_named(self._within(value, axes, constant(-math.inf, e.dtype)), scope)
 
     # -- one value
 
@@ -270,6 +279,7 @@ class Builder:
 
     def _emit_parts(self, e: Expr, scope: Scope) -> None:
         args = tuple(self.emit(a, scope) for a in e.args)
+        args = (self._power(e, args[0], scope), *args[1:]) if e.kind == "power" else args
         mapping: dict[Atom, Index] = {}
         for index in indices(e):
             for loaded in loaded_in(index):
@@ -494,12 +504,19 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 
+def _is_lowered(power: Expr, axis: Variable) -> bool:
+    """Whether only what is taken to the power varies along an axis, so that it is 0 where that is -inf."""
+    return axis in power.args[0].free and axis not in power.args[2].free
+
+
 def _outside(body: Expr, axis: Variable) -> object:
     """The value of a body outside the axis, where its loads give 0; None if it is not known."""
     known: dict[Expr, object] = {}
     for e in walk([body]):
         if e.kind == "const":
             known[e] = e["value"]
+        elif e.kind == "power" and _is_lowered(e, axis):
+            known[e] = 0
         elif e.kind == "load":
             known[e] = 0 if any(axis in variables(i) for i in e["index"]) else None
         elif e.kind == "apply" and e.args and all(known.get(a) is not None for a in e.args):

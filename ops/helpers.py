@@ -247,6 +247,22 @@ def _from_e5m2(bits):
 ''',
 }
 
+# What is taken to a power of e: the scale is positive, and the top stands for many elements.
+HELPERS["_power"] = '''
+@triton.jit
+def _power(x, scale, top):
+    """e^(x scale - top)"""
+    return tl.exp(x * scale - top)
+'''
+
+# What that becomes on a GPU: the scale is one factor with log2(e).
+GPU_POWER = '''
+@triton.jit
+def _power(x, scale, top):
+    """e^(x scale - top), to 0 below 1.2e-38."""
+    return tl.exp2(tl.fma(x, scale * 1.4426950408889634, top * -1.4426950408889634))
+'''
+
 # What tl.exp becomes on a GPU. Triton's own takes pains with results below 1.2e-38: on NVIDIA a comparison and a second
 # multiplication for each element.
 GPU_EXP = '''

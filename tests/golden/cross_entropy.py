@@ -8,6 +8,12 @@ def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
+@triton.jit
+def _power(x, scale, top):
+    """e^(x scale - top)"""
+    return tl.exp(x * scale - top)
+
+
 @triton.jit(do_not_specialize=['s0'])
 def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     pid = tl.program_id(0)
@@ -30,10 +36,8 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
             sub = max_acc - where
             exp = tl.exp(sub)
             mul = sum_acc * exp[:, None]
-            sub_2 = logits - where[:, None]
-            exp_2 = tl.exp(sub_2)
-            select_2 = tl.where(in_k[None, :], exp_2, 0.0)
-            sum_acc = mul + select_2                                      # workloads.py:95  return F.cross_entropy(logits, target, reduction="none")
+            power = _power(select, 1.0, where[:, None])
+            sum_acc = mul + power                                         # workloads.py:95  return F.cross_entropy(logits, target, reduction="none")
             max_acc = max_2
     target = tl.load(target_ptr + i, mask=in_i, other=0)
     ne = target != -100
@@ -41,11 +45,11 @@ def cross_entropy(logits_ptr, target_ptr, out_ptr, s0, s1, logits_s0, BLOCK_I: t
     tl.device_assert((where_2 >= 0) & (where_2 < s1), "index out of range", mask=in_i)
     logits_2 = tl.load(logits_ptr + i * logits_s0 + where_2, mask=in_i, other=0).to(tl.float32)
     sum = tl.sum(sum_acc, 1)
-    sub_3 = logits_2 - max_acc
+    sub_2 = logits_2 - max_acc
     eq_2 = max_acc == float("-inf")
     where_3 = tl.where(eq_2, float("nan"), sum)
     log = tl.log(where_3)
-    sub_4 = sub_3 - log
-    neg = -sub_4
+    sub_3 = sub_2 - log
+    neg = -sub_3
     where_4 = tl.where(ne, neg, 0.0)
     tl.store(out_ptr + i, where_4, mask=in_i)

@@ -8,6 +8,12 @@ def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
+@triton.jit
+def _power(x, scale, top):
+    """e^(x scale - top)"""
+    return tl.exp(x * scale - top)
+
+
 @triton.jit(do_not_specialize=['s0', 'splits_0'])
 def softmax_0(x_ptr, max_parts_ptr, sum_parts_ptr, max_ptr, sum_ptr, arrivals_ptr, s0, s1, splits_0, x_s0, BLOCK_PART: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_K: tl.constexpr):
     pid = tl.program_id(0)
@@ -37,10 +43,8 @@ def softmax_0(x_ptr, max_parts_ptr, sum_parts_ptr, max_ptr, sum_ptr, arrivals_pt
             sub = max_part_acc - where
             exp = tl.exp(sub)
             mul = sum_part_acc * exp[:, None]
-            sub_2 = x - where[:, None]
-            exp_2 = tl.exp(sub_2)
-            select_2 = tl.where(in_k[None, :], exp_2, 0.0)
-            sum_part_acc = mul + select_2                                 # workloads.py:87  return torch.softmax(x, -1)
+            power = _power(select, 1.0, where[:, None])
+            sum_part_acc = mul + power                                    # workloads.py:87  return torch.softmax(x, -1)
             max_part_acc = max_2
     sum_part = tl.sum(sum_part_acc, 1)
     tl.store(max_parts_ptr + split * s0 + i, max_part_acc, mask=in_i)
@@ -56,8 +60,8 @@ def softmax_0(x_ptr, max_parts_ptr, sum_parts_ptr, max_ptr, sum_ptr, arrivals_pt
                 part = part0 + tl.arange(0, BLOCK_PART)
                 in_part = (part < splits_0) | (tail == 0)
                 max_parts = tl.load(max_parts_ptr + part[:, None] * s0 + i[None, :], mask=in_part[:, None] & in_i[None, :], other=0)
-                select_3 = tl.where(in_part[:, None], max_parts, float("-inf"))
-                max_acc = _maximum(max_acc, select_3)                     # workloads.py:87  return torch.softmax(x, -1)
+                select_2 = tl.where(in_part[:, None], max_parts, float("-inf"))
+                max_acc = _maximum(max_acc, select_2)                     # workloads.py:87  return torch.softmax(x, -1)
         max_3 = tl.reduce(max_acc, 0, _maximum)
         eq_2 = max_3 == float("-inf")
         where_2 = tl.where(eq_2, 0.0, max_3)
@@ -69,11 +73,11 @@ def softmax_0(x_ptr, max_parts_ptr, sum_parts_ptr, max_ptr, sum_ptr, arrivals_pt
                 in_part = (part < splits_0) | (tail == 0)
                 sum_parts = tl.load(sum_parts_ptr + part[:, None] * s0 + i[None, :], mask=in_part[:, None] & in_i[None, :], other=0)
                 max_parts_2 = tl.load(max_parts_ptr + part[:, None] * s0 + i[None, :], mask=in_part[:, None] & in_i[None, :], other=0)
-                sub_3 = max_parts_2 - where_2[None, :]
-                exp_3 = tl.exp(sub_3)
-                mul_2 = sum_parts * exp_3
-                select_4 = tl.where(in_part[:, None], mul_2, 0.0)
-                sum_acc = sum_acc + select_4                              # workloads.py:87  return torch.softmax(x, -1)
+                sub_2 = max_parts_2 - where_2[None, :]
+                exp_2 = tl.exp(sub_2)
+                mul_2 = sum_parts * exp_2
+                select_3 = tl.where(in_part[:, None], mul_2, 0.0)
+                sum_acc = sum_acc + select_3                              # workloads.py:87  return torch.softmax(x, -1)
         sum = tl.sum(sum_acc, 0)
         tl.store(max_ptr + i, max_3, mask=in_i)
         where_3 = tl.where(eq_2, float("nan"), sum)
@@ -82,6 +86,12 @@ def softmax_0(x_ptr, max_parts_ptr, sum_parts_ptr, max_ptr, sum_ptr, arrivals_pt
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _power(x, scale, top):
+    """e^(x scale - top)"""
+    return tl.exp(x * scale - top)
 
 
 @triton.jit(do_not_specialize=['s0'])
@@ -99,8 +109,7 @@ def softmax_1(x_ptr, max_ptr, sum_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_I: t
             in_j = (j < s1) | (edge == 0)
             x = tl.load(x_ptr + i[:, None] * x_s0 + j[None, :], mask=in_i[:, None] & in_j[None, :], other=0).to(tl.float32)
             max = tl.load(max_ptr + i, mask=in_i, other=0)                # workloads.py:87  return torch.softmax(x, -1)
-            sub = x - max[:, None]
-            exp = tl.exp(sub)
+            power = _power(x, 1.0, max[:, None])
             sum = tl.load(sum_ptr + i, mask=in_i, other=0)
-            div = exp / sum[:, None]
+            div = power / sum[:, None]
             tl.store(out_ptr + i[:, None] * out_s0 + j[None, :], div, mask=in_i[:, None] & in_j[None, :])

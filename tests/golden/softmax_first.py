@@ -8,6 +8,12 @@ def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
+@triton.jit
+def _power(x, scale, top):
+    """e^(x scale - top)"""
+    return tl.exp(x * scale - top)
+
+
 @triton.jit(do_not_specialize=['s0'])
 def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr):
     pid = tl.program_id(0)
@@ -33,10 +39,8 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     sub = max_acc - where
                     exp = tl.exp(sub)
                     mul = sum_acc * exp[None, :]
-                    sub_2 = x - where[None, :]
-                    exp_2 = tl.exp(sub_2)
-                    select_2 = tl.where(in_k[:, None], exp_2, 0.0)
-                    sum_acc = mul + select_2                              # workloads.py:91  return torch.softmax(x, 0)
+                    power = _power(select, 1.0, where[None, :])
+                    sum_acc = mul + power                                 # workloads.py:91  return torch.softmax(x, 0)
                     max_acc = max_2
             sum = tl.sum(sum_acc, 0)
             eq_2 = max_acc == float("-inf")
@@ -47,7 +51,7 @@ def softmax_first(x_ptr, out_ptr, s0, s1, x_s0, out_s0, BLOCK_K: tl.constexpr, B
                     k = k0 + tl.arange(0, BLOCK_K)
                     in_k = (k < s0) | (tail == 0)
                     x_2 = tl.load(x_ptr + k[:, None] * x_s0 + i[None, :], mask=in_k[:, None] & in_i[None, :], other=0).to(tl.float32)
-                    sub_3 = x_2 - max_acc[None, :]                        # workloads.py:91  return torch.softmax(x, 0)
-                    exp_3 = tl.exp(sub_3)
-                    div = exp_3 / where_2[None, :]
+                    select_2 = tl.where(in_k[:, None], x_2, float("-inf"))
+                    power_2 = _power(select_2, 1.0, max_acc[None, :])     # workloads.py:91  return torch.softmax(x, 0)
+                    div = power_2 / where_2[None, :]
                     tl.store(out_ptr + k[:, None] * out_s0 + i[None, :], div, mask=in_k[:, None] & in_i[None, :])
