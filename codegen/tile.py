@@ -21,7 +21,7 @@ from typing import TypeVar
 from fusedsl.index import evaluate
 from fusedsl.kernel import Assign, Axis, Kernel, Loop, Statement, Store, flatten, needs_mask, padded
 from fusedsl.options import CPU_TARGETS
-from fusedsl.roles import RESIDENT
+from fusedsl.roles import RESIDENT, ROWS
 
 Made = TypeVar("Made")
 
@@ -40,6 +40,7 @@ CPU_LINE, CPU_LINES = 16, 8  # elements of a cache line; of the lines that are w
 CPU_NARROW, CPU_WIDE, CPU_COLUMNS = 32, 256, 1024  # columns at once: where they are few, at least of many, at most
 DOT, ACCUMULATED, LEAST_DEPTH = 128, 16384, 16  # rows and columns of a product; elements of all accumulators
 MOST_PARTS = 128  # of a loop that programs share, put together at once
+FEW_COLUMNS = 64  # of a product of at most ROWS rows
 LIGHT = 3  # statements beside the loops of a product
 CPU_DOT, CPU_DEPTH = 256, 2048  # of a product; elements of a tile that a matrix times a vector takes in a round
 CPU_PROGRAMS = 8  # to share neighbouring columns among
@@ -159,6 +160,8 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
     is_light = is_new and len(sums) == 1 and sum(not isinstance(s, Loop) for s in kernel.body) <= LIGHT
     most = ACCUMULATED * (2 if is_new and len(grid) > 1 else 1) // max(1, len(sums))
     rows, columns, depth = DOT, 2 * DOT if is_light else DOT, 64 if kernel.is_half else 32
+    if any(evaluate(a.extent, sizes) <= ROWS for a in grid):  # what is read of the other operand takes the time
+        columns = FEW_COLUMNS
     if on_cpu:
         most, rows, columns, depth = CPU_DOT * CPU_DOT, CPU_DOT, CPU_DOT, CPU_DOT
     if not kernel.products:
@@ -168,11 +171,13 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
         room = max(axis.least, _floor_power(most // wide))
         tiles[axis.tile] = max(axis.least, min(side, room, _bucket(evaluate(axis.extent, sizes))))
         wide *= tiles[axis.tile]
-    for axis in loops:
-        n = axis.extent
-        tiles[axis.tile] = max(axis.least, min(depth, padded(n))) if isinstance(n, int) else depth
+    summed = {axis for p in kernel.products for axis in p["axes"]}
+    for axis in loops:  # one that no product sums over is as good as a grid's
+        n, most = axis.extent, depth if axis.variable in summed or not kernel.products else max(depth, DOT)
+        tiles[axis.tile] = max(axis.least, min(most, padded(n))) if isinstance(n, int) else most
     if on_cpu:
         return Config(tuple(tiles.items()), 1)
+    wide = max(wide, *(math.prod(tiles[a.tile] for a in kernel.tiled(p.free)) for p in kernel.products), 0)
     warps = 8 if wide >= 8192 and not target.startswith("gfx") else 4
     stages = 3 if kernel.is_half and target.startswith("sm") else 2
     return Config(tuple(tiles.items()), warps, stages, loops=tuple(a.tile for a in loops))

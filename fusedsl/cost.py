@@ -49,6 +49,7 @@ MACHINES = {
 }
 REFERENCE = MACHINES["sm_90"]  # fusion decisions are the same on every machine
 LEAST_ROUNDS = 4  # of a loop, that are worth a program of their own
+WAVES, LARGE_TILE = 4, 4096  # programs of a processor that wait for memory in turn, unless a product's tile is as large
 CPU_SHARES, CPU_LEAST_ROUNDS = 16, 16  # whatever number of threads there is, so that it changes no result
 
 # ---- distinct elements of an access ----------------------------------------------------------------------------------
@@ -224,6 +225,11 @@ class Rounds:
     of: int
 
 
+def _elements(kernel: Kernel, free: Iterable[Variable], tiles: Mapping[str, int]) -> int:
+    """The elements of a tile."""
+    return math.prod(tiles[a.tile] for a in kernel.tiled(free))
+
+
 def splits(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, target: str) -> int:
     """Among how many programs a kernel's loop is best shared out, that which is shared or any: as many as keep the
     machine busy, each with a few rounds at least; 1 where there are programs enough. What is left of a machine is not
@@ -236,6 +242,8 @@ def splits(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, target: str) 
         return 1
     is_gpu = target in MACHINES or target.startswith(("sm", "gfx"))
     processors = MACHINES.get(target, REFERENCE).processors if is_gpu else CPU_SHARES
+    if is_gpu and not any(_elements(kernel, p.free, tiles) > LARGE_TILE for p in kernel.products):
+        processors *= WAVES
     length = max(rounds(kernel, loop, tiles, sizes).visited for loop in loops) // programs
     return max(1, min(processors // programs, length // (LEAST_ROUNDS if is_gpu else CPU_LEAST_ROUNDS)))
 
