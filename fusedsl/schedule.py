@@ -328,8 +328,9 @@ def _ordered(graph: nx.DiGraph, edges: Sequence[tuple[Variable, Variable]]) -> N
 
 def _as_loaded(e: Expr) -> list[tuple[Variable, Variable]]:
     """The axes of a matrix times a vector in the order in which the matrix has them."""
-    loads = [[v for i in part["index"] for v in variables(i)] for part in walk([e.args[0]]) if part.kind == "load"]
-    axes = max(loads, key=len, default=[])
+    mine = walk([e.args[0]], lambda part: not part.is_fold)  # not what inner reductions read
+    loads = [[v for i in part["index"] for v in variables(i)] for part in mine if part.kind == "load"]
+    axes = max(map(dict.fromkeys, loads), key=len, default={})
     return list(pairwise(axes))
 
 

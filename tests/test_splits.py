@@ -114,7 +114,7 @@ def test_the_plan_says_who_shares_what():
     assert kernel.splits == kernel.grid[0] > 1
     assert plan.workspace_bytes == kernel.splits * 4 * (64 + 1 + 1)  # the sums, the maximum and the weights' sum
     assert f"{kernel.splits} programs share a loop" in plan.explain()
-    rounds = kernel.rounds["u"]
+    (rounds,) = kernel.rounds.values()
     assert rounds.visited == rounds.of  # each tile of keys once
 
 

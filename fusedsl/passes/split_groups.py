@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..algebra import factors
 from ..index import Atom, Index, Quotient, Remainder, Variable, atoms, divide_exactly, poly, sole_atom
 from ..lower import Origin, Write, rename
-from ..products import products_of
+from ..products import is_contraction, product_of
 from ..scalar import Expr, indices, walk
 
 
@@ -30,10 +31,10 @@ def split_groups(writes: list[Write], origin: Origin | None = None) -> list[Writ
 def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
     """k, if some reduction uses the axis, and only as axis // k; or if an operand of a contraction does."""
     found: set[Index] = set()
-    for p in products_of(writes):
-        for used in ({use for f in side for use in _uses(f, axis)} for side in (p.left, p.right)):
-            if len(used) == 1 and None not in used:
-                return used.pop()
+    for side in _operands(writes):
+        used = {use for f in side for use in _uses(f, axis)}
+        if len(used) == 1 and None not in used:
+            return used.pop()
     for r in walk([w.value for w in writes]):
         if r.kind == "scan" and axis in r["axes"]:
             return None
@@ -44,6 +45,17 @@ def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
             return None
         found |= used  # type: ignore[arg-type]
     return found.pop() if len(found) == 1 else None
+
+
+def _operands(writes: Sequence[Write]) -> Iterator[Sequence[Expr]]:
+    """Both of each product, and each factor of a matrix times a vector: one query of several heads is a product too,
+    once the heads that share keys are its rows."""
+    for e in walk([w.value for w in writes]):
+        p = product_of(e)
+        if p is not None:
+            yield from (p.left, p.right)
+        elif is_contraction(e):
+            yield from ([f] for f in factors(e.args[0]))
 
 
 def _uses(r: Expr, axis: Variable) -> Iterator[Index | None]:
