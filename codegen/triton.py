@@ -327,7 +327,9 @@ class Printer:
         """A loop over part of an axis: tiles that are cut off or asked about, full ones, and others again."""
         out, name, tile = self.out, s.axis.name, s.axis.tile
         start, first, full, stop = f"{name}_start", f"{name}_first", f"{name}_full", f"{name}_stop"
-        out.line(f"{stop} = {self._limit('min', part.upper, s.axis.size)}", f"pass {s.number} over {name}")
+        end = self._limit("min", part.upper, s.axis.size)
+        end = end if part.upper is None else f"tl.maximum({end}, 0)"
+        out.line(f"{stop} = {end}", f"pass {s.number} over {name}")
         below = part.lower is not None
         if below:
             out.line(f"{start} = {self._limit('max', part.lower, '0')} // {tile} * {tile}")

@@ -112,9 +112,11 @@ def kernel_of(
     group: Group,
     buffers: Mapping[Node, Buffer],
     eager: bool = False,
+    sizes: Mapping[str, int] | None = None,
     count: Count | None = None,
 ) -> Kernel | None:
-    """The kernel of one launch. count: with its loop cut into so many parts; None if that cannot be."""
+    """The kernel of one launch, for sizes like these. count: with its loop cut into so many parts; None if that cannot
+    be."""
     origin: Origin = {}
     writes = writes_of(group, buffers, eager, origin)
     nests = walked(writes)
@@ -130,4 +132,4 @@ def kernel_of(
     nest = shareable(writes) if count is not None else None
     if count is not None and nest is None:
         return None
-    return schedule(name, writes, mine, names, log, max(before, default=1), nest, count)
+    return schedule(name, writes, mine, names, log, max(before, default=1), nest, count, sizes)

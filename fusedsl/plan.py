@@ -77,6 +77,7 @@ class Program:
         exact: Sizes | None = None,
     ) -> None:
         refused: dict[frozenset[Node], str] = {}
+        self.sizes = sizes
         while True:
             self.specialised: Specialised = specialise(graph, sizes, safe, refused, exact)
             self.graph = self.specialised.graph
@@ -110,7 +111,7 @@ class Program:
     def _step(self, at: int) -> Step:
         group = self.specialised.partition.groups[at]
         try:
-            kernel = kernel_of(self._name(at), self.graph, group, self.buffers, self._eager)
+            kernel = kernel_of(self._name(at), self.graph, group, self.buffers, self._eager, self.sizes)
         except Refusal as refusal:
             raise RefusedGroup(group.nodes, str(refusal)) from refusal
         assert kernel is not None
@@ -120,7 +121,8 @@ class Program:
         """A launch with its loop shared out among programs; None where it has none that could be."""
         if at not in self._shared:
             group = self.specialised.partition.groups[at]
-            kernel = kernel_of(self._name(at), self.graph, group, self.buffers, self._eager, self.count(at))
+            count = self.count(at)
+            kernel = kernel_of(self._name(at), self.graph, group, self.buffers, self._eager, self.sizes, count)
             self._shared[at] = None if kernel is None else _as_step(kernel)
         return self._shared[at]
 

@@ -39,15 +39,15 @@ class Roles:
     fixed: set[str] = field(default_factory=set)
 
 
-def roles_of(writes: Sequence[Write], sizes: Sizes | None = None) -> Roles:
+def roles_of(writes: Sequence[Write], sizes: Sizes | None = None, typical: Sizes | None = None) -> Roles:
     """The roles of a kernel's axes, with sizes as in a call. Without them what is resident has a number for a size
-    already. Raises Refusal where no roles fit."""
-    return _Chooser(writes, sizes).run()
+    already; typical sizes tell then which of several axes is long. Raises Refusal where no roles fit."""
+    return _Chooser(writes, sizes, typical or sizes or {}).run()
 
 
 class _Chooser:
-    def __init__(self, writes: Sequence[Write], sizes: Sizes | None) -> None:
-        self.writes, self.sizes = writes, sizes
+    def __init__(self, writes: Sequence[Write], sizes: Sizes | None, typical: Sizes) -> None:
+        self.writes, self.sizes, self.typical = writes, sizes, typical
         self.products = products_of(writes)
         self.contractions = [e for e in walk([w.value for w in writes]) if is_contraction(e)]
         self.nested = nested_axes(writes)
@@ -133,7 +133,12 @@ class _Chooser:
 
     def _longest(self, axes: Sequence[Variable]) -> Variable | None:
         taken = [a for a in axes if self.found.axes[a] == "grid"]
-        return next(iter(taken), max(axes, key=lambda a: self._known(a.extent) or math.inf, default=None))
+        return next(iter(taken), max(axes, key=self._length, default=None))
+
+    def _length(self, axis: Variable) -> float:
+        """About how long an axis is."""
+        sizes = {s.name for s in free(axis.extent) if isinstance(s, Symbol)}
+        return evaluate(axis.extent, self.typical) if sizes <= self.typical.keys() else math.inf
 
     def _fix(self) -> None:
         for axis, role in self.found.axes.items():

@@ -102,9 +102,9 @@ def _inner(writes: Sequence[Write], roles: Roles | None, resident: Collection[Va
     return tuple(e for e in own if set(e["axes"]) <= looped and not set(e["axes"]) & stored)
 
 
-def refuse(writes: Sequence[Write], sizes: Sizes | None = None) -> Roles | None:
+def refuse(writes: Sequence[Write], sizes: Sizes | None = None, typical: Sizes | None = None) -> Roles | None:
     """Raises Refusal where no kernel can hold these writes. Of one with contractions it gives the roles of axes."""
-    roles = roles_of(writes, sizes) if is_contracted(writes) else None
+    roles = roles_of(writes, sizes, typical) if is_contracted(writes) else None
     check(writes, roles)
     refuse_loops_inside(writes, roles)
     refuse_large_tiles(writes, roles, sizes)
@@ -140,10 +140,12 @@ def schedule(
     written: int = 1,
     shared: tuple[Variable, ...] | None = None,
     count: Count | None = None,
+    typical: Sizes | None = None,
 ) -> Kernel:
     """The kernel of these writes. written: how many passes there were before algebra made them fewer. shared: the loop
-    that is cut in parts, see splits.loop_to_split; count: so many. Raises Refusal where they cannot share one."""
-    roles = refuse(writes)
+    that is cut in parts, see splits.loop_to_split; count: so many. typical: about what sizes are. Raises Refusal where
+    they cannot share one."""
+    roles = refuse(writes, None, typical)
     resident = _residents(writes, roles)
     nests = [Nest(_innermost_last(n, writes, buffers), set(n) <= resident) for n in nests_of(writes)]
     products = products_of(writes)

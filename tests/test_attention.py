@@ -1,5 +1,6 @@
 """Attention in many forms: one launch, one pass over the keys, as exact as eager, on every target without spills."""
 
+import itertools
 import zlib
 
 import pytest
@@ -88,6 +89,15 @@ def test_scaled_dot_product_attention(case, dtype):
     assert_matches(function, (q, k, v))
 
 
+def test_queries_that_see_no_key():
+    """Far before the first key, and far after the last."""
+    q, k, v = drawn((2, 3, 700, 64), (2, 3, 50, 64), (2, 3, 50, 40))
+    for options in ({"window": 9}, {"causal": True}, {"causal": True, "window": 9}):
+        assert_matches(fuse(lambda q, k, v, options=options: ops.attention(q, k, v, **options)), (q, k, v))
+    q, k, v = drawn((2, 3, 50, 64), (2, 3, 700, 64), (2, 3, 700, 40))
+    assert_matches(fuse(lambda q, k, v: ops.attention(q, k, v, window=9)), (q, k, v))
+
+
 def test_masks_of_scaled_dot_product_attention():
     q, k, v = drawn((2, 3, 37, 64), (2, 3, 50, 64), (2, 3, 50, 40))
     mask = torch.rand(37, 50) > 0.3
@@ -107,6 +117,39 @@ def test_attention(options):
     plan = function.plan(q, k, v)
     assert (plan.launches, plan.passes) == (1, 1)
     assert_matches(function, (q, k, v))
+
+
+# FlashAttention-2's grid (test_flash_attn.py), fewer heads, the longest lengths a quarter: every head size with every
+# form, and the rest in turn.
+HEADS = {"mha": (3, 3), "mqa": (4, 1), "gqa": (6, 2)}
+LENGTHS = (
+    (113, 203), (128, 217), (113, 211), (108, 256), (256, 512), (512, 256), (256, 256), (255, 256), (256, 255),
+    (512, 512),
+)  # fmt: skip
+KINDS: dict[str, dict] = {
+    "full": {}, "causal": {"causal": True}, "local": {"window": 37}, "causal and local": {"causal": True, "window": 61},
+    "alibi": {"causal": True}, "softcap": {"softcap": 50.0},
+}  # fmt: skip
+SIZES = (32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256)
+GRID = [
+    (kind, head, HALVES[at % 2], sorted(HEADS)[at % 3], LENGTHS[at % len(LENGTHS)])
+    for at, (kind, head) in enumerate(itertools.product(KINDS, SIZES))
+]
+
+
+@pytest.mark.sample
+@pytest.mark.parametrize("kind, head, dtype, heads, lengths", GRID)
+def test_flash_attentions_grid(kind, head, dtype, heads, lengths):
+    (many, few), (queries, keys) = HEADS[heads], lengths
+    q, k, v = drawn((2, many, queries, head), (2, few, keys, head), (2, few, keys, head), dtype=dtype)
+    bias: tuple[torch.Tensor, ...] = ()
+    if kind == "alibi":
+        places = torch.arange(keys) - torch.arange(queries)[:, None] - (keys - queries)
+        bias = ((2.0 ** -torch.arange(1, many + 1))[:, None, None] * places,)
+    function = fuse(lambda q, k, v, *bias: ops.attention(q, k, v, *bias, **KINDS[kind]))
+    plan = function.plan(q, k, v, *bias)
+    assert (plan.launches, plan.passes) == (1, 1), plan.explain()
+    assert_matches(function, (q, k, v, *bias))
 
 
 def test_causal_attention_visits_no_more_tiles_than_the_diagonal_needs():
