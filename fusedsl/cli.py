@@ -233,13 +233,14 @@ def cpu(
                 typer.echo(line)
 
 
-def _check_workloads(names: Iterable[str]) -> None:
+def _check_workloads(names: Iterable[str], around_products: bool = False) -> None:
+    from .contractions import CONTRACTIONS
     from .workloads import WORKLOADS
 
-    known = {workload.name for workload in WORKLOADS}
+    known = [workload.name for workload in (*WORKLOADS, *(CONTRACTIONS if around_products else ()))]
     for name in names:
         if name not in known:
-            raise typer.BadParameter(f"there is no workload {name}; `fusedsl bench workloads` prints them all")
+            raise typer.BadParameter(f"there is no workload {name}; there are {', '.join(known)}")
 
 
 class Float(StrEnum):
@@ -260,7 +261,7 @@ def gpu(
     dtype: Annotated[list[Float], typer.Option(help="In these dtypes.")] = [Float.bf16],  # noqa: B006
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Beside torch.compile, too.")] = True,
 ) -> None:
-    """Print how fast the published chains are on this computer's GPU.
+    """Print how fast the published chains, and those around products, are on this computer's GPU.
 
     us: the device's time for a call, the median of three rounds in which contenders take turns. of copy: the time of a
     copy that moves as many bytes as must move, over that. eager, compile: their time over ours. launches: ours and
@@ -270,7 +271,7 @@ def gpu(
 
     from . import gpu_bench
 
-    _check_workloads(names or ())
+    _check_workloads(names or (), around_products=True)
     if not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU here; `fusedsl bench workloads` and `peers` need none")
     for line in gpu_bench.host_lines(compiled):  # first: once a profiler has counted launches, each takes longer

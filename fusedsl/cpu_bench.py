@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from . import contractions, workloads
 from . import cpu_kernels as kernels
-from . import workloads
 from .api import Fused, fuse
 from .calls import kernel_for
 from .errors import BadOption
@@ -40,11 +40,13 @@ class Sizes:
     classes: int = 32000
     matmul: tuple[int, ...] = (512, 1024, 2048)
     lengths: tuple[int, ...] = (1024, 4096)  # of sequences
+    keys: int = 8192  # of a decoded one
+    rows: tuple[int, ...] = (2048, 576, 49152)  # of a linear layer's cross-entropy: rows, features, classes
     seconds: float = SECONDS
     compiled: bool = True  # against torch.compile, too
 
 
-SMALL = Sizes(3000, 128, 500, (128,), (128,), 0.0, compiled=False)
+SMALL = Sizes(3000, 128, 500, (128,), (128,), 300, (40, 64, 500), 0.0, compiled=False)
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,66 @@ def gemv(sizes: Sizes) -> Iterator[Race]:
     yield Race("gemv of 4 bits", "given", lambda: kernels.gemv(words, scale, x, y), (theirs,))
 
 
+def fused_attention(sizes: Sizes) -> Iterator[Race]:
+    """Plain torch under @fuse, beside torch's own kernel."""
+    for length in sizes.lengths:
+        q, k, v = torch.randn(3, 1, 8, length, 64)
+        for function in (contractions.attention, contractions.causal_attention):
+            causal = function is contractions.causal_attention
+            call = functools.partial(F.scaled_dot_product_attention, q, k, v, is_causal=causal)
+            yield Chain(function, (q, k, v)).new(f"{function.__name__} {length}", Rival("sdpa", call, 0.95, 1.1))
+
+
+def bent_attention(sizes: Sizes) -> Iterator[Race]:
+    length = sizes.lengths[-1]
+    chain = Chain(contractions.bent_attention, (*torch.randn(3, 1, 8, length, 64), 2.0 ** -torch.arange(1, 9)))
+    rivals = [chain.eager_new(bar=3.0), *chain.compiled_new(sizes, bar=1.5), *_flex_attention(sizes, *chain.args)]
+    yield chain.new(f"bent_attention {length}", *rivals)
+
+
+def _flex_attention(
+    sizes: Sizes, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slopes: torch.Tensor
+) -> list[Rival]:
+    """torch's FlexAttention with the same scores and mask."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def bent(score: Any, batch: Any, head: Any, i: Any, j: Any) -> Any:
+        return torch.tanh(score / contractions.CAP) * contractions.CAP - slopes[head] * (i - j)
+
+    def near(batch: Any, head: Any, i: Any, j: Any) -> Any:
+        return (j <= i) & (i - j < contractions.WINDOW)
+
+    length = q.shape[-2]
+    mask = create_block_mask(near, None, None, length, length, device="cpu") if sizes.compiled else None
+    rivals = compiled(sizes, lambda q, k, v: flex_attention(q, k, v, bent, mask), q, k, v, bar=1.5)
+    return [Rival("FlexAttention", rival.call, rival.bar) for rival in rivals]
+
+
+def decoding(sizes: Sizes) -> Iterator[Race]:
+    args = torch.randn(4, 8, 1, 64), torch.randn(4, 8, sizes.keys, 64), torch.randn(4, 8, sizes.keys, 64)
+    for dtype in (torch.float32, torch.bfloat16):
+        chain = Chain(contractions.attention, tuple(x.to(dtype) for x in args))
+        yield chain.new(f"decoding {HALVES.get(dtype, 'fp32')}", chain.eager_new(bar=1.1))
+
+
+def linear_gelu(sizes: Sizes) -> Iterator[Race]:
+    n = sizes.matmul[len(sizes.matmul) // 2]
+    chain = Chain(contractions.linear_gelu, (*torch.randn(2, n, n), torch.randn(n), torch.randn(n, n)))
+    yield chain.new(f"linear_gelu {n}", chain.eager_new(), *chain.compiled_new(sizes, bar=0.9, stretch=1.0))
+
+
+def linear_cross_entropy(sizes: Sizes) -> Iterator[Race]:
+    rows, features, classes = sizes.rows
+    x, w, target = torch.randn(rows, features), torch.randn(classes, features) / 20, torch.randint(classes, (rows,))
+    for dtype in (torch.float32, torch.bfloat16):
+        chain = Chain(contractions.linear_cross_entropy, (x.to(dtype), w.to(dtype), target))
+        yield chain.new(f"linear_cross_entropy {HALVES.get(dtype, 'fp32')}", chain.eager_new())
+
+
 ROWS: dict[str, Callable[[Sizes], Iterator[Race]]] = {
     row.__name__: row
-    for row in (gelu, rms_norm, add_rms_norm, softmax, layer_norm, cross_entropy, matmul, attention, gemv)
-}
+    for row in (
+        gelu, rms_norm, add_rms_norm, softmax, layer_norm, cross_entropy, matmul, attention, gemv,
+        fused_attention, bent_attention, decoding, linear_gelu, linear_cross_entropy,
+    )
+}  # fmt: skip

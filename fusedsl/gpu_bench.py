@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from .api import fuse
-from .workloads import Workload, cases, swiglu
+from .contractions import CONTRACTIONS
+from .workloads import WORKLOADS, Workload, swiglu
 
 Call = Callable[[], Any]
 
@@ -30,8 +31,8 @@ def rows(names: Sequence[str], dtypes: Sequence[torch.dtype], compiled: bool = T
     of copy    the time of a copy that moves as many bytes as must move here, over ours
     eager ...  their time over ours
     launches   of ours; theirs: of torch.compile's kernels"""
-    for workload, dtype in cases():
-        if dtype in dtypes and (not names or workload.name in names):
+    for workload in (*WORKLOADS, *CONTRACTIONS):
+        for dtype in dtypes if not names or workload.name in names else ():
             with torch.no_grad():
                 yield _row(workload, dtype, compiled)
             torch.cuda.empty_cache()

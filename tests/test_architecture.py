@@ -67,6 +67,7 @@ ORDER = [
     "fusedsl.fuzz",
     "fusedsl.testing",
     "fusedsl.workloads",
+    "fusedsl.contractions",
     "fusedsl.stages",
     "fusedsl.vocabulary",
     "fusedsl.doctor",

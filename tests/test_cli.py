@@ -322,7 +322,8 @@ def test_bench_workloads(run):
 
 
 def test_bench_cpu(run):
-    names = ("gelu", "softmax", "cross_entropy", "matmul", "attention", "gemv", "call")
+    names = ("gelu", "softmax", "cross_entropy", "matmul", "attention", "gemv", "bent_attention", "decoding",
+             "linear_gelu", "linear_cross_entropy", "call")  # fmt: skip
     head, *rows, calls = run("bench", "cpu", *names, "--small", "--threads", "1").splitlines()
     assert head.split()[:3] == ["row", "into", "ms"]
     assert {row.split()[0] for row in rows} == set(names) - {"call"}

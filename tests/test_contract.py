@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from fusedsl import fuse
+from fusedsl.codegen.inspect import TARGETS
+from fusedsl.contractions import CONTRACTIONS
 from fusedsl.passes.decompose import decompose
 from fusedsl.runtime import counters
 from fusedsl.testing import assert_launches, assert_matches
+from fusedsl.workloads import Workload
 from tests.tensors import LAYOUTS
 
 FEW = hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // 13))  # for each of some 100 forms
@@ -327,3 +330,20 @@ def test_many_layers_are_planned_in_bounded_pieces():
     plan = fuse(layers).plan(torch.empty(512, 1024, device="meta"), up, down)
     assert plan.launches == 16
     assert plan.compulsory_bytes <= plan.bytes
+
+
+@pytest.mark.parametrize("workload", CONTRACTIONS, ids=lambda workload: workload.name)
+def test_a_benchmarked_chain(workload: Workload) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_matches(workload.function, workload.args(dtype, "cpu", small=True))
+    assert_launches(fuse(workload.function), workload.args(torch.bfloat16), workload.launches)
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("workload", CONTRACTIONS, ids=lambda workload: workload.name)
+def test_a_benchmarked_chain_compiles_without_spills(workload: Workload, dtype: torch.dtype, target: str) -> None:
+    compiled = fuse(workload.function).plan(*workload.args(dtype)).compile(target)
+    assert len(compiled) == workload.launches and not any(kernel.spills for kernel in compiled)
