@@ -39,6 +39,13 @@ def factors(e: Expr) -> list[Expr]:
     return [f for arg in e.args for f in factors(arg)] if is_op(e, "mul") else [e]
 
 
+def counted(fold: Expr, so_far: Expr, factor: Maybe) -> Expr:
+    """What a reduction has so far, as it counts on: times a factor, or not at all where a condition fails."""
+    if factor is None:
+        return so_far
+    return choose(factor, so_far, identity(fold)) if factor.dtype is bool_ else apply("mul", so_far, factor)
+
+
 def count(fold: Expr) -> Expr:
     """How many values a reduction combines."""
     extent: Index = 1

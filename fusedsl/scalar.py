@@ -35,7 +35,8 @@ class Expr:
     both      args[0] and args[1]
     nonzero   args[0] != 0
     reduce    args[0] combined over axes; with args[1], a loop         axes: tuple[Variable], the op's own
-              multiplies what it has by it before each of its rounds
+              multiplies what it has by it before each of its rounds,
+              or forgets it where args[1] is false
     now       what a reduction args[0] comes to after a round of its
               loop, before: what it came to before that round
     scan      args[0] combined along an axis, up to its index          axes: (Variable,)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
 
-from .algebra import apply
+from .algebra import counted
 from .index import Atom, Index, Symbol, Variable, poly
 from .ir import OPS, Node, intern
 from .kernel import Buffer
@@ -129,8 +129,7 @@ def _whole(state: State, parts: Mapping[Expr, Expr], axis: Variable) -> dict[Exp
     """The reductions over all parts, of those over each, which vary along an axis."""
     found: dict[Expr, Expr] = {}
     for fold in state.folds:
-        factor = state.factor(fold, parts, found)
-        body = parts[fold] if factor is None else apply("mul", parts[fold], factor)
+        body = counted(fold, parts[fold], state.factor(fold, parts, found))
         assert fold.op is not None
         op = OPS["reduce_sum"] if fold.op.contracts else fold.op
         found[fold] = make("reduce", fold.dtype, (body,), op, axes=(axis,))

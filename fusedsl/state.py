@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .algebra import apply, identity
+from .algebra import counted, identity
 from .index import Variable
 from .levels import level
 from .lower import Write
@@ -32,8 +32,8 @@ class State:
         return identity(fold)
 
     def step(self, fold: Expr, before: Mapping[Expr, Expr], now: Mapping[Expr, Expr]) -> tuple[Expr, Expr | None]:
-        """What a round combines with a reduction, and the factor of what it has so far; before, now: the reductions
-        before and after the round."""
+        """What a round combines with a reduction, and the factor of what it has so far, or whether that counts on;
+        before, now: the reductions before and after the round."""
         body, *shrink = (_at(part, before, now) for part in fold.args)
         return body, (shrink[0] if shrink else None)
 
@@ -44,12 +44,12 @@ class State:
             parts = []
             for part in (first, second):
                 factor = self.factor(fold, part, found)
-                parts.append(part[fold] if factor is None else apply("mul", part[fold], factor))
+                parts.append(counted(fold, part[fold], factor))
             found[fold] = make("combine", fold.dtype, tuple(parts), fold.op)
         return found
 
     def factor(self, fold: Expr, part: Mapping[Expr, Expr], whole: Mapping[Expr, Expr]) -> Expr | None:
-        """What a reduction over a part of the axis is multiplied by to count as part of the whole."""
+        """What a reduction over a part of the axis is multiplied by to count in the whole, or whether it counts."""
         return _at(fold.args[1], part, whole) if len(fold.args) == 2 else None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
-from .algebra import apply, identity
+from .algebra import apply, counted, identity
 from .errors import Line
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
 from .ir import OPS, Node
@@ -216,7 +216,7 @@ class Builder:
         ref: Expr = make("ref", r.dtype, name=name, axes=axes)
         before = ref
         if len(r.args) == 2:
-            before = self.emit_named(apply("mul", ref, self.emit(r.args[1], scope)), scope)
+            before = self.emit_named(counted(r, ref, self.emit(r.args[1], scope)), scope)
         if product is not None:
             value = self._dot(product, scope, before)
         else:

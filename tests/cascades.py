@@ -185,7 +185,10 @@ class Walk:
         points, now = self.points.only(self.axis, places), {}
         for fold, (body, factor) in self.steps.items():
             known = {**self.known, **_named(self.state, "before", before), **_named(self.state, "now", now)}
-            had = before[fold] if factor is None else before[fold] * points.value(factor, known)
+            had = before[fold]
+            if factor is not None:
+                kept, nothing = points.value(factor, known), points.value(self.state.init(fold), {})
+                had = torch.where(kept, had, nothing) if kept.dtype is torch.bool else had * kept
             now[fold] = combined(fold, had, points.reduced(fold, points.value(body, known)))
         return now
 
@@ -239,12 +242,13 @@ def walks_of(writes: Sequence[Write], nests: Sequence[Sequence[Variable]], point
 
 
 def stored(writes: Sequence[Write], walks: Sequence[Walk], points: Points) -> dict[Node, torch.Tensor]:
-    """The tensors that writes store, of the states that the passes end with: the epilogue. NaN where none does."""
+    """The tensors that writes store, of the states that passes end with: the epilogue. NaN, or -1, where none does."""
     known = {fold: value for walk in walks for fold, value in walk.whole.items()}
     found: dict[Node, torch.Tensor] = {}
     for w in writes:
         shape = [evaluate(n, points.sizes) for n in w.tensor.shape]
-        into = found.setdefault(w.tensor, torch.full(shape, torch.nan, dtype=wide(w.tensor.dtype)))
+        nothing = torch.nan if w.tensor.dtype.is_float else -1
+        into = found.setdefault(w.tensor, torch.full(shape, nothing, dtype=wide(w.tensor.dtype)))
         value = points.value(w.value, known)
         places = torch.broadcast_tensors(value, *(points.index(i) for i in w.index))
         into[tuple(places[1:])] = places[0]

@@ -194,6 +194,10 @@ CASES = {
     "divergence": Case(divergence, "mn mn", 3),
     "largest of softmax": Case(lambda x: torch.softmax(x, -1).amax(-1), "mn", 3, scores=0),
     "largest of log softmax": Case(lambda x: torch.log_softmax(x, -1).amax(-1), "mn", 3, scores=0),
+    "place of the largest": Case(lambda x: x.argmax(-1), "mn", 2),
+    "least and its place": Case(lambda x: (x.amin(-1), x.argmin(-1)), "mn", 2),
+    "logsumexp, largest and its place": Case(
+        lambda x: (torch.logsumexp(x, -1), x.amax(-1), x.argmax(-1)), "mn", 2, scores=0),
     "collision": Case(lambda x: (torch.softmax(x, -1) ** 2).sum(-1), "mn", 3, scores=0),
     "overlap": Case(lambda x, z: (torch.softmax(x, -1) * torch.softmax(z, -1)).sum(-1), "mn mn", 3, scores=0),
     "softmax product": Case(lambda x, v: torch.softmax(x, -1) @ v, "mn no", 3, scores=0),

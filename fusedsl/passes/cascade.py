@@ -36,11 +36,13 @@ from ..algebra import (
     times,
     value,
 )  # fmt: skip
-from ..index import Index, Variable
+from ..index import Index, Variable, is_less
+from ..ir import OPS
 from ..lower import Origin, Write
 from ..products import is_contraction, product_of
 from ..scalar import Expr, Free, constant, make, rebuild, walk
 from ..separate import Inseparable, Power, Separation, Term, is_pivot, is_positive, merged
+from ..types import bool_
 
 EXTREMES = ("maximum", "minimum")
 LOGS = {"exp": "log", "exp2": "log2"}
@@ -126,7 +128,9 @@ class _Rewriter:
         if not self.separation.is_stale(e.args[0]):
             return self._from_pilot(e) if self.piloted and self._is_piloted(e) else self._on_final(e)
         try:
-            return self._extreme(e, e.args[0]) if combines(e, *EXTREMES) else self._sum(e)
+            if combines(e, *EXTREMES):
+                return self._reached(e) or self._extreme(e, e.args[0])
+            return self._sum(e)
         except Inseparable as reason:
             self.refusals.append(f"another pass for {e.op.name if e.op else e.kind}: {reason}")
             return self._on_final(e)
@@ -317,6 +321,36 @@ class _Rewriter:
         assert total is not None
         return total
 
+    def _reached(self, e: Expr) -> Expr | None:
+        """The first place of a maximum: the least of where(x == m, place, n). What was found before a round that has a
+        greater one counts no more. None if it is not that."""
+        if not is_op(e.args[0], "where") or not combines(e, "minimum"):
+            return None
+        condition, place, beyond = e.args[0].args
+        extreme = self._sought(condition)
+        if extreme is None or not _is_below(place, beyond):
+            return None
+        now, before = (make(kind, extreme.dtype, (extreme,)) for kind in ("now", "before"))
+        same = make("apply", bool_, (now, before), OPS["eq"])
+        if extreme.dtype.is_float:  # a NaN stays the maximum
+            same = make("apply", bool_, (same, make("apply", bool_, (before,), OPS["isnan"])), OPS["bitwise_or"])
+        body = apply("where", self._at(condition, "now"), place, beyond)
+        found = make("reduce", e.dtype, (body, same), e.op, **e.attrs)
+        self.made[found] = e
+        return found
+
+    def _sought(self, condition: Expr) -> Expr | None:
+        """m of x == m, or of that or x is NaN, where m is the maximum or the minimum of x."""
+        if is_op(condition, "bitwise_or", "logical_or"):
+            condition, other = condition.args
+            if not is_op(other, "isnan") or other.args[0] not in condition.args:
+                return None
+        if not is_op(condition, "eq"):
+            return None
+        x, m = condition.args
+        plain = self._is_mine(m) and combines(m, *EXTREMES) and m.args == (x,)
+        return m if plain and self.final[m] is m else None
+
     def _extreme_of_term(self, e: Expr, t: Term) -> Expr:
         self._check_positive(t.outer, t.under)
         if not t.powers:
@@ -340,6 +374,11 @@ class _Rewriter:
         found = make("reduce", e.dtype, (value(body, 1, e.dtype),), e.op, **e.attrs)
         self.made[found] = e
         return found
+
+
+def _is_below(place: Expr, beyond: Expr) -> bool:
+    """Whether one number of an index is less than another wherever they stand."""
+    return place.kind == beyond.kind == "number" and is_less(place["index"], beyond["index"])
 
 
 def _none(extreme: Expr) -> float:
