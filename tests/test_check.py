@@ -514,12 +514,13 @@ SOME = ["add_rms_norm_fp8", "concat_gelu", "cross_entropy", "embedding_norm", "g
 
 @pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.name in SOME], ids=lambda w: w.name)
 def test_fused_kernels(workload, monkeypatch):
-    """No kernel of ours reads what it stores."""
+    """No kernel of ours reads what another program stores, but for parts of a loop once they have arrived."""
     launch, launches = interpreter.launch, []
 
     def checked(fn, grid, args, hooks=None):
         stored = [name for name in fn.arg_names if f"tl.store({name} " in fn.src or f"tl.store({name}," in fn.src]
         launches.append(fn)
+        stored = [name for name in stored if name != "arrivals_ptr"]  # which holds 0
         assert stored and not check(fn, grid, args, empty=stored, views=True)
         launch(fn, grid, args, hooks)
 
