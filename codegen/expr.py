@@ -136,7 +136,7 @@ class ExprText:
 
     def _power(self, e: Expr, want: tuple[Axis, ...]) -> str:
         value, scale, top = (self.value(a, want) for a in e.args)
-        return f"_power({value}, {scale}, {top})"
+        return f"{'_power_of_halves' if e['halves'] else '_power'}({value}, {scale}, {top})"
 
     def _nonzero(self, e: Expr, want: tuple[Axis, ...]) -> str:
         return f"{self.value(e.args[0], want)} != 0"

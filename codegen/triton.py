@@ -29,7 +29,7 @@ from fusedsl.kernel import (
     Update,
     needs_mask,
 )  # fmt: skip
-from fusedsl.ops.helpers import GPU_EXP, GPU_POWER, HELPERS
+from fusedsl.ops.helpers import GPU_EXP, GPU_POWERS, HELPERS
 from fusedsl.options import CPU_TARGETS
 from fusedsl.scalar import Expr, variables
 
@@ -114,7 +114,8 @@ def for_target(text: str, target: str) -> str:
     if target in WITHOUT_F8:
         text = text.replace(NATIVE_F8, NATIVE_F8.replace("True", "False"))
     if target not in CPU_TARGETS:
-        text = text.replace(HELPERS["_power"].strip(), GPU_POWER.strip())
+        for name, power in GPU_POWERS.items():
+            text = text.replace(HELPERS[name].strip(), power.strip())
     if "tl.exp(" in text and target not in CPU_TARGETS:
         imports, functions = text.split("\n\n\n", 1)
         text = f"{imports}\n\n\n{GPU_EXP.strip()}\n\n\n{functions.replace('tl.exp(', '_exp(')}"

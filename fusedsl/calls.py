@@ -222,7 +222,8 @@ class _OnGPU(_Writer):
 
 
 class _OfStreams:
-    """A tensor for each of a GPU's streams, made when it is first asked for."""
+    """A tensor for each of a GPU's streams, made when it is first asked for. A CUDA graph that is being recorded gets
+    one of its own, which it clears whenever it runs."""
 
     def __init__(self, made: Callable[[], torch.Tensor], device: torch.device) -> None:
         active: Any = driver.active
@@ -231,6 +232,8 @@ class _OfStreams:
 
     def now(self) -> torch.Tensor:
         """That of the current stream."""
+        if torch.cuda.is_current_stream_capturing():
+            return self.made()
         stream = self.stream(self.at)
         found = self.tensors.get(stream)
         return found if found is not None else self.tensors.setdefault(stream, self.made())

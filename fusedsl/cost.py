@@ -245,7 +245,15 @@ def splits(kernel: Kernel, tiles: Mapping[str, int], sizes: Sizes, target: str) 
     if is_gpu and not any(_elements(kernel, p.free, tiles) > LARGE_TILE for p in kernel.products):
         processors *= WAVES
     length = max(rounds(kernel, loop, tiles, sizes).visited for loop in loops) // programs
-    return max(1, min(processors // programs, length // (LEAST_ROUNDS if is_gpu else CPU_LEAST_ROUNDS)))
+    inside = max(_rounds_inside(loop, tiles, sizes) for loop in loops)
+    every = length * inside // (LEAST_ROUNDS if is_gpu else CPU_LEAST_ROUNDS)
+    return max(1, min(processors // programs, length, every))
+
+
+def _rounds_inside(loop: Loop, tiles: Mapping[str, int], sizes: Sizes) -> int:
+    """The rounds of the loops inside a round, 1 where there are none."""
+    inner = [s for s in loop.body if isinstance(s, Loop)]
+    return max((count(s.axis, tiles, sizes) * _rounds_inside(s, tiles, sizes) for s in inner), default=1)
 
 
 @dataclass(frozen=True)

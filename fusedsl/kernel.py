@@ -428,9 +428,10 @@ def verify(kernel: Kernel) -> Kernel:
     stores = [s for s in kernel.statements() if isinstance(s, Store)]
     assert stores, f"{kernel.name}: nothing is stored"
     last = kernel.last
+    lasts = list(flatten(last.body)) if last is not None else []
     for store in stores:
         free = {v for i in store.index for v in _variables(i)}
-        if last is not None and store in last.body:
+        if last is not None and store in lasts:
             free.add(last.split.variable)
         missing = [a for a in kernel.grid if a.variable not in free and a.extent != 1]
         assert not missing, f"{kernel.name}: {store.buffer.name} is stored by every program of {missing}"

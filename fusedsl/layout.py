@@ -9,7 +9,7 @@ from .index import Index, Symbol
 from .ir import Node
 from .kernel import Buffer
 
-WIDE = 2**31 - 2**16  # offsets from here on are computed in 64 bits (a tile may reach a little past the end)
+WIDE = 2**31 - 2**24  # offsets from here on are computed in 64 bits: tiles, and parts of a loop, may reach past the end
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,10 @@ class Program:
     def count(self, at: int) -> Count:
         """The sizes that say how its loop is shared out."""
         taken = {s.name for b in self.buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
+        taken |= {b.name for b in self.buffers.values()}
         names = ("splits", "tiles") if len(self.steps) == 1 else (f"splits_{at}", f"tiles_{at}")
-        splits, tiles = (name if name not in taken else f"{name}_{len(taken)}" for name in names)
+        splits, tiles = (next(n for n in (name, *(f"{name}_of_{i}" for i in range(len(taken)))) if n not in taken)
+                         for name in names)  # fmt: skip
         return Count(Symbol(splits), Symbol(tiles))
 
     def _name(self, at: int) -> str:

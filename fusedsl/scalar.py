@@ -28,7 +28,8 @@ class Expr:
     const     a number                                                 value
     number    an index as a value, args: () or (guard,)                index
     apply     an elementwise op on args                                the op's own
-    power     e to the args[0] * args[1] - args[2]
+    power     e to the args[0] * args[1] - args[2]; halves: whether     halves
+              args[0] is a product of halves
     round     args[0] rounded to a narrower float and back             to: DType
     select    args[1] where args[0], else args[2]; never a mask
     less      a < b on indices, args: () or (guard,)                   a, b

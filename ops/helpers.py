@@ -248,20 +248,31 @@ def _from_e5m2(bits):
 }
 
 # What is taken to a power of e: the scale is positive, and the top stands for many elements.
-HELPERS["_power"] = '''
+POWER = '''
 @triton.jit
 def _power(x, scale, top):
     """e^(x scale - top)"""
     return tl.exp(x * scale - top)
 '''
+HELPERS["_power"] = POWER
+HELPERS["_power_of_halves"] = POWER.replace("_power", "_power_of_halves")
 
-# What that becomes on a GPU: the scale is one factor with log2(e).
-GPU_POWER = '''
+# What those become on a GPU. Products of halves have few digits, and their maxima are no mask's -1e38: there the scale
+# and log2(e) are one factor, and the top is rounded with it, by less than an ulp of it.
+GPU_POWERS = {
+    "_power": '''
 @triton.jit
 def _power(x, scale, top):
     """e^(x scale - top), to 0 below 1.2e-38."""
+    return tl.exp2(tl.fma(x, scale, -top) * 1.4426950408889634)
+''',
+    "_power_of_halves": '''
+@triton.jit
+def _power_of_halves(x, scale, top):
+    """e^(x scale - top), to 0 below 1.2e-38."""
     return tl.exp2(tl.fma(x, scale * 1.4426950408889634, top * -1.4426950408889634))
-'''
+''',
+}
 
 # What tl.exp becomes on a GPU. Triton's own takes pains with results below 1.2e-38: on NVIDIA a comparison and a second
 # multiplication for each element.

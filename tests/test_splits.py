@@ -42,6 +42,7 @@ CASES = {
     "decoding": (lambda q, k, v: ops.attention(q, k, v), keys),
     "a window": (lambda q, k, v: ops.attention(q, k, v, causal=True, window=50), lambda n: keys(n, n)),
     "attention and its logsumexp": (lambda q, k, v: ops.attention(q, k, v, lse=True), lambda n: keys(n, 5)),
+    "two sums": (lambda x: x.sum() * (x[: x.shape[0] // 2] ** 2).sum(), lambda n: (rows(n),)),
     "a mean of losses of long rows": (
         lambda x, t: F.cross_entropy(x, t), lambda n: (rows(n, 20000), torch.randint(0, 20000, (n,))),
     ),
@@ -135,7 +136,32 @@ def test_kernels_with_shared_loops_compile_without_spills(name, dtype, target, s
     assert kernel.spills == 0
 
 
+def test_what_needs_a_long_loop_of_its_own_is_another_launch():
+    x, y = torch.empty(1 << 20, device="meta"), torch.empty(1 << 20, device="meta")
+    assert fuse(lambda x, y: x.sum() * y.sum()).plan(x, y).launches > 1
+    assert_matches(lambda x, y: torch.softmax(y, 0) * x.sum(), (rows(1 << 18), rows(20000)))
+    assert_matches(lambda x, y: y / y.sum() * x.sum(), (rows(1 << 18) + 1, rows(40000) + 9))
+
+
+@pytest.mark.parametrize("count", (3, 8))
+def test_a_loop_that_stores_after_a_shared_one(count, shared_by):
+    shared_by(count)
+    assert_matches(lambda x, y: torch.softmax(y, 0) * x.sum(), (rows(9000), rows(20000)))
+
+
+@pytest.mark.parametrize("shape", ((4, 1 << 20), (64, 1 << 20), (16, 128256)))
+def test_few_long_rows_have_programs_enough(shape):
+    for function in (lambda x: torch.logsumexp(x, -1).mean(), lambda x: torch.softmax(x, -1).amax()):
+        plan = fuse(function).plan(torch.empty(shape, device="meta"))
+        assert plan.grids[0][0] >= shape[0], plan.explain()
+
+
 def test_a_name_that_is_taken():
+    def numbered(x, splits):
+        return x.sum() * splits
+
+    assert_matches(numbered, (rows(100_000), 2.5))
+
     def arrivals(arrivals, splits, sum_parts):
         sum = (arrivals + splits + sum_parts).sum()
         return sum

@@ -348,7 +348,7 @@ class _Rewriter:
         if not is_op(condition, "eq"):
             return None
         x, m = condition.args
-        plain = self._is_mine(m) and combines(m, *EXTREMES) and m.args == (x,)
+        plain = self._is_mine(m) and combines(m, *EXTREMES) and m.args == (x,) and not self.separation.is_stale(x)
         return m if plain and self.final[m] is m else None
 
     def _extreme_of_term(self, e: Expr, t: Term) -> Expr:

@@ -23,7 +23,7 @@ from ..lower import Refusal, Write, lower
 from ..products import loops_around, products_of
 from ..roles import Roles
 from ..scalar import Expr, walk
-from ..schedule import refuse, shareable, walked
+from ..schedule import loops_of, refuse, shareable, walked
 from .cascade import cascade
 from .fix_rows import sizes_of_rows
 from .nest_folds import nest_folds
@@ -88,8 +88,8 @@ class _Fuser:
         self.outputs = set(outputs)
         self.inputs = set(graph.inputs)
         if not safe:
-            few = self._few()
-            self.stored = [n for n in self.order if n in few or n in set(self.stored)]
+            stored = {*self.stored, *self._few()}
+            self.stored = [n for n in self.order if n in stored]
         self.needs = {n: self._direct(n) for n in self.stored}
         self.costs: dict[frozenset[Node], float] = dict.fromkeys(refused, math.inf)
         self.refusals: dict[frozenset[Node], str] = dict(refused)
@@ -287,9 +287,11 @@ class _Fuser:
     def _shared(self, writes: Sequence[Write], roles: Roles | None, programs: int) -> int:
         """How many programs there are once a loop is shared out among some for each tile."""
         nest = shareable(writes, self.sizes)
-        if nest is None:
+        others = [n for n in loops_of(writes, self.sizes) if n != nest]
+        if nest is None or any(self._elements(writes, other) > RUN for other in others):  # which one program walks
             return programs
-        length = self._extent(nest) // PIECE if roles is not None else self._elements(writes, nest) // RUN
+        within = self._elements(writes, nest) // RUN
+        length = self._extent(nest) // PIECE if roles is not None else min(self._extent(nest), within)
         return programs * max(1, min(self.machine.processors // programs, length))
 
     def _elements(self, writes: Sequence[Write], nest: Sequence[Variable]) -> int:

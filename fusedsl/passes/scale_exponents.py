@@ -3,9 +3,10 @@
     max c x = c max x, where(m, c x, -inf) = c where(m, x, -inf)      c > 0
     exp(c x - m), where m varies less than x                          power(x, c, m)
 
-Both equations are exact: rounding c x keeps the order of the x. What a power becomes is the target's choice: on a GPU
-the scale and log2(e) are one factor, so that scores times a scale, less their row's maximum, take one instruction
-before the power of 2, as in attention that is written by hand.
+The first are exact: rounding c x keeps the order of the x. What a power becomes is the target's choice: on a GPU, of
+products of halves, the scale and log2(e) are one factor, so that scores times a scale, less their row's maximum, take
+one instruction before the power of 2, as in attention that is written by hand. Other values may be a mask's -3.4e38,
+which log2(e) takes out of range, or have digits to lose.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from dataclasses import replace
 from ..algebra import apply, combines, is_op
 from ..index import Atom, Index, poly
 from ..lower import Origin, Write
+from ..products import is_contraction
 from ..scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, walk
 from ..types import f32
+
+HALVES = ("f16", "bf16")
 
 
 def scale_exponents(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
@@ -53,7 +57,16 @@ def _power(e: Expr, value: Expr, top: Expr) -> Expr:
     if not top.free < value.free:
         return e
     body, scale = _scaled(value)
-    return make("power", f32, (body, scale or constant(1.0, f32), top))
+    return make("power", f32, (body, scale or constant(1.0, f32), top), halves=_is_of_halves(body))
+
+
+def _is_of_halves(e: Expr) -> bool:
+    """Whether it is a product of halves, masked or not, or a sum of such."""
+    if is_op(e, "add", "sub"):
+        return all(map(_is_of_halves, e.args))
+    if is_op(e, "where") and _is_infinite(e.args[2]):
+        return _is_of_halves(e.args[1])
+    return is_contraction(e) and e["precision"] in HALVES
 
 
 def _scaled(e: Expr) -> tuple[Expr, Expr | None]:
