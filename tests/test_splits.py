@@ -84,7 +84,8 @@ def test_any_number_of_parts(data, n, count):
         args = given(n)
         exact = function(*(x.double() if x.is_floating_point() else x for x in args))
         # A part that is lost or counted twice shows; digits are the business of the test above.
-        torch.testing.assert_close(fuse(function)(*args), exact, rtol=1e-3, atol=1e-3, check_dtype=False, equal_nan=True)
+        found = fuse(function)(*args)
+        torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3, check_dtype=False, equal_nan=True)
 
 
 def test_every_launch_leaves_the_counts_at_0_and_gives_the_same():
