@@ -89,6 +89,24 @@ def test_scaled_dot_product_attention(case, dtype):
     assert_matches(function, (q, k, v))
 
 
+@pytest.mark.parametrize("low", (-1e9, torch.finfo(torch.float32).min))
+@pytest.mark.parametrize("added", (False, True))
+def test_masks_of_great_numbers_on_a_gpu(low, added):
+    """Interpreted: left padding, and a row of nothing else, which eager spreads evenly."""
+    q, k, v = drawn((2, 3, 20, 32), (2, 3, 200, 32), (2, 3, 200, 32))
+    hidden = torch.zeros(2, 1, 1, 200, dtype=torch.bool)
+    hidden[0, ..., :100], hidden[1] = True, True
+
+    def masked(q, k, v, hidden):
+        scores = q @ k.mT
+        scores = scores + hidden.float() * low if added else scores.masked_fill(hidden, low)
+        return torch.softmax(scores, -1) @ v
+
+    plan = fuse(masked).plan(q, k, v, hidden).on("sm_90")
+    (found,) = plan.run((q, k, v, hidden), torch.device("cpu"))
+    torch.testing.assert_close(found, masked(q, k, v, hidden), rtol=1e-4, atol=1e-4)
+
+
 def test_queries_that_see_no_key():
     """Far before the first key, and far after the last."""
     q, k, v = drawn((2, 3, 700, 64), (2, 3, 50, 64), (2, 3, 50, 40))

@@ -184,3 +184,17 @@ def test_random_numbers_are_the_cpus(dtype):
     for at, (ours, theirs) in enumerate(zip(found["cuda"], found["cpu"], strict=True)):
         close = 3e-6 if at == 2 else 0
         torch.testing.assert_close(ours.cpu(), theirs, rtol=close, atol=close)
+
+
+def test_two_graphs_of_one_function_share_no_counts():
+    total = fuse(lambda x: (x * x).sum())
+    given = [torch.randn(1_000_000, device=GPU) for _ in range(2)]
+    wanted, graphs, found = [total(x).item() for x in given], [], []
+    for x in given:
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1]):
+            found.append(total(x))
+    for graph in reversed(graphs):
+        graph.replay()
+    torch.cuda.synchronize()
+    assert [each.item() for each in found] == wanted
