@@ -113,10 +113,11 @@ def for_target(text: str, target: str) -> str:
     powers of 2, which are instructions there."""
     if target in WITHOUT_F8:
         text = text.replace(NATIVE_F8, NATIVE_F8.replace("True", "False"))
-    if target not in CPU_TARGETS:
-        for name, power in GPU_POWERS.items():
-            text = text.replace(HELPERS[name].strip(), power.strip())
-    if "tl.exp(" in text and target not in CPU_TARGETS:
+    if target in CPU_TARGETS:
+        return text
+    for name, power in GPU_POWERS.items():
+        text = text.replace(HELPERS[name].strip(), power.strip())
+    if "tl.exp(" in text:
         imports, functions = text.split("\n\n\n", 1)
         text = f"{imports}\n\n\n{GPU_EXP.strip()}\n\n\n{functions.replace('tl.exp(', '_exp(')}"
     return text

@@ -16,7 +16,7 @@ from .errors import Line
 from .index import Atom, Index, Symbol, Variable, atoms, sole_atom
 from .ir import Node
 from .scalar import Expr, indices, loaded_in
-from .types import DType
+from .types import HALVES, DType
 
 # one: an index per program. grid: tiled over programs. loop: tiled, sequential. step: sequential, an index at a time.
 # block: whole, resident in a tile padded to a power of two.
@@ -318,7 +318,7 @@ class Kernel:
     @property
     def is_half(self) -> bool:
         """Whether all products are of halves."""
-        return all(p["precision"] in ("f16", "bf16") for p in self.products)
+        return all(p["precision"] in HALVES for p in self.products)
 
     @property
     def sizes(self) -> tuple[Symbol, ...]:

@@ -64,9 +64,14 @@ def rename(writes: Iterable[Write], mapping: Mapping[Atom, Index], origin: Origi
         ]
         index = tuple(replace(i, mapping) for i in w.index)
         result.append(Write(w.tensor, tuple(dict.fromkeys(axes)), index, substitute(w.value, mapping, memo)))
+    follow(origin, memo)
+    return result
+
+
+def follow(origin: Origin | None, memo: Mapping[Expr, Expr]) -> None:
+    """What an expression has become comes from the same node."""
     if origin is not None:
         origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
-    return result
 
 
 @contextmanager

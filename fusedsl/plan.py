@@ -31,7 +31,7 @@ from .options import Options, Rung, say
 from .passes.fix_rows import fix_rows
 from .passes.unify_axes import unify_axes
 from .pipeline import Specialised, kernel_of, specialise
-from .splits import Count
+from .splits import Count, fresh
 
 Sizes = Mapping[str, int]
 Grid = tuple[int, int, int]
@@ -131,9 +131,7 @@ class Program:
         taken = {s.name for b in self.buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
         taken |= {b.name for b in self.buffers.values()}
         names = ("splits", "tiles") if len(self.steps) == 1 else (f"splits_{at}", f"tiles_{at}")
-        splits, tiles = (next(n for n in (name, *(f"{name}_of_{i}" for i in range(len(taken)))) if n not in taken)
-                         for name in names)  # fmt: skip
-        return Count(Symbol(splits), Symbol(tiles))
+        return Count(*(Symbol(fresh(name, taken)) for name in names))
 
     def _name(self, at: int) -> str:
         name = identifier(self.graph.name, "kernel")

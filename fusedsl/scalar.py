@@ -254,6 +254,12 @@ def rebuild(e: Expr, args: tuple[Expr, ...], values: Mapping[Atom, Index] | None
     return make(e.kind, e.dtype, args, e.op, **{name: _replaced(value, values) for name, value in e._attrs})
 
 
+def rebuilt(e: Expr, memo: Mapping[Expr, Expr]) -> Expr:
+    """The same operation on what its parts have become, those that stand in its indices too."""
+    values: dict[Atom, Index] = {v: poly(Loaded(memo[v.expr], v.below)) for i in indices(e) for v in loaded_in(i)}
+    return rebuild(e, tuple(memo[a] for a in e.args), values)
+
+
 def _replaced(value: Any, values: Mapping[Atom, Index]) -> Any:
     if isinstance(value, tuple):
         return tuple(_replaced(v, values) for v in value)

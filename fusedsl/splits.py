@@ -8,18 +8,18 @@ maximum to that of all. What is stored is then made of them as before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from typing import NamedTuple
 
 from .algebra import counted
-from .index import Atom, Index, Symbol, Variable, poly
+from .index import Index, Symbol, Variable, poly
 from .ir import OPS, Node, intern
 from .kernel import Buffer
 from .levels import passes
 from .lower import Write
-from .scalar import Expr, Free, Loaded, indices, loaded_in, make, rebuild, walk
+from .scalar import Expr, Free, make, rebuilt, walk
 from .state import State, states_of
 from .types import Type, i32
 
@@ -92,7 +92,7 @@ def split_loop(
     buffers: dict[Expr, tuple[Buffer, Sequence[Variable]]] = {}
     taken = {*taken, "arrivals"}
     for fold in state.folds:
-        name = next(name for name in _numbered(f"{names[fold]}_parts") if name not in taken)
+        name = fresh(f"{names[fold]}_parts", taken)
         taken.add(name)
         buffers[fold] = _workspace(fold, name, [a for a in order if a in fold.free or a in grid], splits)
     left = []
@@ -107,9 +107,9 @@ def split_loop(
     return Split(nest[0], axis, parts, tuple(left), tuple(_with(writes, whole)), memory, arrivals, whole)
 
 
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}_{n}" for n in count(2))
+def fresh(name: str, taken: Collection[str]) -> str:
+    """The name, with a number if it is taken."""
+    return next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
 
 
 def _workspace(fold: Expr, name: str, axes: Sequence[Variable], splits: Symbol) -> tuple[Buffer, Sequence[Variable]]:
@@ -141,8 +141,5 @@ def _with(writes: Sequence[Write], whole: Mapping[Expr, Expr]) -> list[Write]:
     memo = dict(whole)
     for e in walk([w.value for w in writes], lambda e: e not in whole):
         if e not in memo:
-            values: dict[Atom, Index] = {
-                v: poly(Loaded(memo[v.expr], v.below)) for i in indices(e) for v in loaded_in(i)
-            }
-            memo[e] = rebuild(e, tuple(memo[a] for a in e.args), values)
+            memo[e] = rebuilt(e, memo)
     return [replace(w, value=memo[w.value]) for w in writes]

@@ -133,6 +133,7 @@ def dtype(value: DType | torch.dtype | str) -> DType:
 
 
 f64, f32, bf16, f16, f8e4m3, f8e5m2 = (_named(n) for n in _FLOATS)
+HALVES = ("f16", "bf16")  # by name
 i1, i8, i16, i32, i64 = (_named(n) for n in ("i1", "i8", "i16", "i32", "i64"))
 u1, u8, u16, u32, u64 = (_named(n) for n in ("u1", "u8", "u16", "u32", "u64"))
 bool_ = _named("bool")

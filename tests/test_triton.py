@@ -147,6 +147,16 @@ def test_an_e4m3_beyond_448_is_what_the_installed_torch_makes_of_it(target, satu
 # ---- runs cut into pieces --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("target", table.TARGETS)
+def test_a_part_of_a_run_is_loaded_16_bytes_at_a_time(target):
+    """All but what a thread loads of the parts that programs leave for the last."""
+    (launch,) = table.our_work(CHAINS["kl_div"], target).launches
+    counted = zip(launch.cost.code.instructions, launch.cost.counts, strict=True)
+    loads = [(each.opcode, count) for each, count in counted if each.root == "LDG"]
+    wide, every = sum(count for opcode, count in loads if ".128" in opcode), sum(count for _, count in loads)
+    assert wide > 0.9 * every > 0, loads
+
+
 @pytest.mark.parametrize("n", [32769, 40959, 40960, 40961, 49152, 65537])
 def test_all_of_a_run_is_reduced_once(n):
     x = torch.randint(-1000, 1000, (n,))

@@ -24,6 +24,7 @@ from ..products import loops_around, products_of
 from ..roles import Roles
 from ..scalar import Expr, walk
 from ..schedule import loops_of, refuse, shareable, walked
+from ..types import HALVES
 from .cascade import cascade
 from .fix_rows import sizes_of_rows
 from .nest_folds import nest_folds
@@ -33,7 +34,7 @@ from .split_rows import split_rows
 from .unify_axes import unify_axes
 
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
-HALVES, FULL = ("f16", "bf16", "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
+NARROW, FULL = (*HALVES, "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
 DOT_TILE, LEAST_TILE = 128, 32  # rows and columns of a product that a program computes: usually, and at least
 SHARED = ("one", "grid")  # the roles of axes that programs share out
 PIECE, RUN = 512, 16384  # indices of a loop that are worth a program of their own: over products, and else
@@ -265,7 +266,7 @@ class _Fuser:
         total = 0
         for p in products_of(writes) if roles is not None else ():
             work = self._extent({*p.fold.free, *p.axes}) * self._repeats(p.fold, writes, roles)
-            total += 2 * work * (1 if p.fold["precision"] in HALVES else FULL)
+            total += 2 * work * (1 if p.fold["precision"] in NARROW else FULL)
         return total
 
     def _repeats(self, fold: Expr, writes: Sequence[Write], roles: Roles | None) -> int:

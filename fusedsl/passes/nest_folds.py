@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..lower import Origin, Write
+from ..lower import Origin, Write, follow
 from ..products import is_contraction
-from ..scalar import Expr, Free, make, rebuild, walk
+from ..scalar import Expr, Free, make, rebuilt, walk
 
 
 def nest_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
@@ -20,9 +20,8 @@ def nest_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Wr
     sets = list(dict.fromkeys(frozenset(e["axes"]) for e in order if e.kind == "reduce"))
     memo: dict[Expr, Expr] = {}
     for e in order:
-        memo[e] = _nested(rebuild(e, tuple(memo[a] for a in e.args)), sets)
-    if origin is not None:
-        origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
+        memo[e] = _nested(rebuilt(e, memo), sets)
+    follow(origin, memo)
     return [replace(w, value=memo[w.value]) for w in writes]
 
 

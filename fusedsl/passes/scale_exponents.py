@@ -12,35 +12,30 @@ which log2(e) takes out of range, or have digits to lose.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..algebra import apply, combines, is_op
-from ..index import Atom, Index, poly
-from ..lower import Origin, Write
+from ..lower import Origin, Write, follow
 from ..products import is_contraction
-from ..scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, walk
-from ..types import f32
-
-HALVES = ("f16", "bf16")
+from ..scalar import Expr, constant, make, rebuild, rebuilt, walk
+from ..types import HALVES, f32
 
 
 def scale_exponents(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
     """The writes with scales taken out of maxima, and powers."""
     memo: dict[Expr, Expr] = {}
     for e in walk([w.value for w in writes]):
-        memo[e] = _rewritten(e, [memo[a] for a in e.args], memo)
-    if origin is not None:
-        origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
+        memo[e] = _rewritten(e, memo)
+    follow(origin, memo)
     return [replace(w, value=memo[w.value]) for w in writes]
 
 
-def _rewritten(e: Expr, args: Sequence[Expr], memo: dict[Expr, Expr]) -> Expr:
+def _rewritten(e: Expr, memo: Mapping[Expr, Expr]) -> Expr:
     if e.kind in ("now", "before"):
-        extreme, scale = _scaled(args[0])
+        extreme, scale = _scaled(memo[e.args[0]])
         return _times(make(e.kind, e.dtype, (extreme,)), scale)
-    values: dict[Atom, Index] = {v: poly(Loaded(memo[v.expr], v.below)) for i in indices(e) for v in loaded_in(i)}
-    e = rebuild(e, tuple(args), values)
+    e = rebuilt(e, memo)
     if combines(e, "maximum", "minimum") and len(e.args) == 1:
         body, scale = _scaled(e.args[0])
         return _times(rebuild(e, (body,)), scale)

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from ..algebra import apply
 from ..index import Index, Variable, is_less, poly
-from ..lower import Origin, Write
+from ..lower import Origin, Write, follow
 from ..products import is_contraction
-from ..scalar import Expr, make, rebuild, substitute, walk
+from ..scalar import Expr, make, rebuilt, substitute, walk
 from .split_axes import cut_of
 
 
@@ -21,9 +21,8 @@ def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[W
     """The writes with reductions of what contractions give cut where their bodies are chosen piece by piece."""
     memo: dict[Expr, Expr] = {}
     for e in walk([w.value for w in writes]):
-        memo[e] = _split(rebuild(e, tuple(memo[a] for a in e.args)))
-    if origin is not None:
-        origin.update({new: origin[old] for old, new in memo.items() if old in origin and new not in origin})
+        memo[e] = _split(rebuilt(e, memo))
+    follow(origin, memo)
     return [replace(w, value=memo[w.value]) for w in writes]
 
 

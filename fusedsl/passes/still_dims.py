@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..index import Atom, Index, poly
 from ..ir import Node
 from ..kernel import Buffer
-from ..lower import Origin, Write
-from ..scalar import Expr, Loaded, indices, loaded_in, make, rebuild, walk
+from ..lower import Origin, Write, follow
+from ..scalar import Expr, make, rebuilt, walk
 
 
 def still_dims(writes: list[Write], buffers: Mapping[Node, Buffer], origin: Origin | None = None) -> list[Write]:
     """The writes with index 0 along such dimensions."""
     done: dict[Expr, Expr] = {}
     for e in walk([w.value for w in writes]):
-        values: dict[Atom, Index] = {v: poly(Loaded(done[v.expr], v.below)) for i in indices(e) for v in loaded_in(i)}
-        new = rebuild(e, tuple(done[a] for a in e.args), values)
+        new = rebuilt(e, done)
         done[e] = _still(new, buffers) if e.kind == "load" else new
-    if origin is not None:
-        origin.update({new: origin[old] for old, new in done.items() if old in origin and new not in origin})
+    follow(origin, done)
     return [Write(w.tensor, w.axes, w.index, done[w.value]) for w in writes]
 
 
