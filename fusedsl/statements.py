@@ -342,7 +342,9 @@ class Builder:
         """A loop of its own in every round of another, with all that is reduced in the same pass."""
         nest = next(n for n in self.nests if r["axes"][0] in n)
         memo: dict[Expr, int] = {}
-        beside = [e for e in self.inner if set(e["axes"]) <= set(nest.axes) and self._place(e) is scope]
+        closed = {a for n in self.loops for a in n.axes} - self.current.keys()  # loops that this one is not in
+        reduced = [e for e in self.inner if set(e["axes"]) <= set(nest.axes) and not e.free & closed]
+        beside = [e for e in reduced if self._place(e) is scope]
         number = level(r, nest.axes, memo)
         together = [e for e in beside if level(e, nest.axes, memo) == number]
         self._walk(Pass(nest, number, together), scope, scope)

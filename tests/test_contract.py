@@ -332,6 +332,20 @@ def test_many_layers_are_planned_in_bounded_pieces():
     assert plan.compulsory_bytes <= plan.bytes
 
 
+def test_the_mean_of_the_losses_of_many_rows_of_a_product():
+    """Loops over rows, over classes in each round, and over what is summed in each of those: of two that sum over the
+    same axis, one has a score of each class and the other has not."""
+
+    @fuse
+    def loss(x, weight, target):
+        return F.cross_entropy(x @ weight.T, target)
+
+    x, weight = torch.randn(40000, 600).bfloat16(), torch.randn(1030, 600).bfloat16()
+    target = torch.randint(0, 1030, (40000,))
+    assert_launches(loss, (x, weight, target), 1)
+    assert_matches(loss, (x, weight, target))
+
+
 @pytest.mark.parametrize("workload", CONTRACTIONS, ids=lambda workload: workload.name)
 def test_a_benchmarked_chain(workload: Workload) -> None:
     for dtype in (torch.float32, torch.bfloat16):
