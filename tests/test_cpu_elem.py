@@ -60,8 +60,8 @@ def make(name: str, sources: Sequence[str], target: str, text: str = "") -> Emit
     return lambda b, *values: elem.apply(b, op, sources, target, values)
 
 
-def loop_text(case: Case, lanes: int | None) -> tuple[str, dict[str, str]]:
-    b = Builder()
+def loop_text(case: Case, lanes: int | None, cpu: machine.Machine) -> tuple[str, dict[str, str]]:
+    b = Builder(cpu.scales)
     pointers = [Value(f"%p{i}", "ptr", None, 0) for i in range(len(case.sources) + 1)]
 
     def body(at: Value) -> Sequence[Value]:
@@ -82,7 +82,7 @@ def library_of(names: Sequence[str], lanes: int | None, cpu: machine.Machine, fi
     functions: dict[str, str] = {} if cpu.has_f16c else half.functions()
     texts = []
     for name in names:
-        text, more = loop_text(CASES[name], lanes)
+        text, more = loop_text(CASES[name], lanes, cpu)
         functions.update(more)
         texts.append(text)
     body = "\n".join([*functions.values(), *texts])
@@ -576,7 +576,7 @@ def test_what_is_missing_says_so(name: str, text: str) -> None:
 
 def test_calls_stay_in_their_branch() -> None:
     """sin calls the C library for large arguments only."""
-    text, _ = loop_text(CASES["sin_f32"], 8)
+    text, _ = loop_text(CASES["sin_f32"], 8, machine.host())
     assert text.index("scf.if") < text.index("llvm.call @sin")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from .value import WIDTH, Value, is_float, type_text
 
 _PAIRS = {8: "sse2.pmadd.wd", 16: "avx2.pmadd.wd", 32: "avx512.pmaddw.d.512"}
+_SCALED = {"f32": ("ps", 16), "f64": ("pd", 8)}  # name and lanes of the instruction
 _NUMPY = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
 
 
@@ -30,7 +31,9 @@ class Scope:
 class Arithmetic:
     """Writes operations of one function."""
 
-    def __init__(self) -> None:
+    def __init__(self, scales: bool = False) -> None:
+        """scales: whether the machine has an instruction for x * 2 ** n, see `scaled`."""
+        self.scales = scales
         self.scopes: list[Scope] = [Scope()]
         self.pool: list[str] = []
         self.constants: dict[Any, Value] = {}
@@ -268,6 +271,27 @@ class Arithmetic:
         lanes = a.lanes // 2
         types = f" : ({a.type}, {b.type}) -> {type_text('i32', lanes)}"
         return self.pure(f'llvm.call_intrinsic "llvm.x86.{_PAIRS[a.lanes]}"({{}}, {{}})', (a, b), "i32", lanes, types)
+
+    def can_scale(self, a: Value) -> bool:
+        return self.scales and a.el in _SCALED and (a.lanes or 0) % _SCALED[a.el][1] == 0 < (a.lanes or 0)
+
+    def scaled(self, a: Value, n: Value) -> Value:
+        """a * 2 ** n, rounded once, of a whole n that is a float: in AVX-512 an instruction, at any n as quick."""
+        name, width = _SCALED[a.el]
+        assert self.can_scale(a) and a.type == n.type, f"{a.type} and {n.type}"
+        chunks = [range(at, at + width) for at in range(0, a.lanes or 0, width)]
+        parts = [self._scaled(name, self.shuffle(a, a, c), self.shuffle(n, n, c)) for c in chunks]
+        while len(parts) > 1:
+            lanes = range(2 * (parts[0].lanes or 0))
+            parts = [self.shuffle(low, high, lanes) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    def _scaled(self, name: str, a: Value, n: Value) -> Value:
+        every = self.const(-1, "i16" if a.el == "f32" else "i8")
+        as_is = self.const(4, "i32")  # the rounding that is set
+        types = f" : ({a.type}, {n.type}, {a.type}, {every.type}, i32) -> {a.type}"
+        call = f'llvm.call_intrinsic "llvm.x86.avx512.mask.scalef.{name}.512"({{}}, {{}}, {{}}, {{}}, {{}})'
+        return self.pure(call, (a, n, a, every, as_is), a.el, a.lanes, types)
 
     def resize(self, a: Value, el: str, signed: bool = True) -> Value:
         """An integer of another width."""

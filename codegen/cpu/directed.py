@@ -19,7 +19,7 @@ _MODES = {"rz": 0xC00, "rd": 0x400, "ru": 0x800}  # FE_TOWARDZERO, FE_DOWNWARD, 
 def directed(b: Builder, name: str, mode: str, rule: Callable[..., Value], *operands: Value) -> Value:
     """The result of a rule whose operations are rounded so; `name` tells the rule from others."""
     parameters = [Value(f"%x{at}", v.el, v.lanes, 0) for at, v in enumerate(operands)]
-    inner = Builder()
+    inner = Builder(b.scales)
     result = rule(inner, *parameters)
     types = "_".join(type_text(v.el, v.lanes) for v in (*operands, result)).translate({ord("<"): "v", ord(">"): None})
     symbol = f"{name}_{mode}_{types}"

@@ -80,7 +80,7 @@ class Emitter:
     def __init__(self, program: Program, machine: Machine, disjoint: bool) -> None:
         self.program, self.machine = program, machine
         self.facts = Analysis(program, disjoint)
-        self.b = Builder()
+        self.b = Builder(machine.scales)
         self.scalars: dict[Val, Value | Pointer] = {}
         self.stored: dict[Val, Buffer | Moving] = {}
         self.pending: list[Sink] = []

@@ -100,19 +100,22 @@ def _power_of_two(b: Builder, exponent: Value, el: str) -> Value:
     return b.bitcast(b.shl(exponent, FORMS[el].mantissa), el)
 
 
-def _scale(b: Builder, x: Value, exponent: Value) -> Value:
-    """x * 2 ** n for n with twice the bias, in two steps, so that the result may be denormal or infinite."""
+def _scale(b: Builder, x: Value, whole: Value, exponent: Value) -> Value:
+    """x * 2 ** n, where the result may be denormal or infinite. exponent: n with twice the bias, for two steps where it
+    cannot be done in one."""
+    if b.can_scale(x):
+        return b.scaled(x, whole)
     half = b.shru(exponent, 1)
     return b.mulf(b.mulf(x, _power_of_two(b, half, x.el)), _power_of_two(b, b.sub(exponent, half), x.el))
 
 
-def _reduce(b: Builder, x: Value, plus: int) -> tuple[Value, Value]:
-    """e ** r - 1, and n with a number added, in the low bits of an integer."""
+def _reduce(b: Builder, x: Value, plus: int) -> tuple[Value, Value, Value]:
+    """e ** r - 1, and n, also with a number added in the low bits of an integer."""
     form = FORMS[x.el]
     whole, n = nearest(b, x, math.log2(math.e), plus)
     high, low = (b.const(-part, x.el, x.lanes) for part in form.ln2)
     rest = b.fma(whole, low, b.fma(whole, high, x))
-    return b.fma(b.mulf(rest, rest), horner(b, rest, *form.expm1), rest), n
+    return b.fma(b.mulf(rest, rest), horner(b, rest, *form.expm1), rest), whole, n
 
 
 def _within(b: Builder, x: Value, low: float, high: float) -> tuple[Value, Callable[[Value], Value]]:
@@ -126,13 +129,13 @@ def _within(b: Builder, x: Value, low: float, high: float) -> tuple[Value, Calla
 def exp(b: Builder, x: Value) -> Value:
     form = FORMS[x.el]
     x, vanished = _within(b, x, *form.exp_range)
-    p, exponent = _reduce(b, x, 2 * form.bias)
-    return vanished(_scale(b, b.addf(p, b.const(1.0, x.el, x.lanes)), exponent))
+    p, whole, exponent = _reduce(b, x, 2 * form.bias)
+    return vanished(_scale(b, b.addf(p, b.const(1.0, x.el, x.lanes)), whole, exponent))
 
 
 def exp_between(b: Builder, x: Value) -> Value:
     """e ** x where that is a normal number."""
-    p, exponent = _reduce(b, x, FORMS[x.el].bias)
+    p, _, exponent = _reduce(b, x, FORMS[x.el].bias)
     return b.mulf(b.addf(p, b.const(1.0, x.el, x.lanes)), _power_of_two(b, exponent, x.el))
 
 
@@ -142,13 +145,13 @@ def exp2(b: Builder, x: Value) -> Value:
     whole, exponent = nearest(b, x, 1.0, 2 * form.bias)
     rest = b.subf(x, whole)
     power = b.fma(rest, horner(b, rest, *form.exp2), b.const(1.0, x.el, x.lanes))
-    return vanished(_scale(b, power, exponent))
+    return vanished(_scale(b, power, whole, exponent))
 
 
 def expm1(b: Builder, x: Value) -> Value:
     """(e ** r - 1) * 2 ** n + (2 ** n - 1), both halved, so that 2 ** n is a number whenever the result is."""
     form = FORMS[x.el]
-    p, exponent = _reduce(b, maximum(b, minimum(b, x, form.exp_range[1]), form.expm1_low), form.bias - 1)
+    p, _, exponent = _reduce(b, maximum(b, minimum(b, x, form.exp_range[1]), form.expm1_low), form.bias - 1)
     power = _power_of_two(b, exponent, x.el)
     half = b.fma(p, power, b.subf(power, b.const(0.5, x.el, x.lanes)))
     return copysign(b, b.addf(half, half), x)  # that of -0

@@ -56,6 +56,11 @@ class Machine:
         return 16 if self.cpu == "x86-64-v4" else 8 if self.has("avx2") else 4
 
     @property
+    def scales(self) -> bool:
+        """Whether an instruction multiplies by a power of two that may be any: those of AVX-512."""
+        return self.cpu == "x86-64-v4"
+
+    @property
     def has_fma(self) -> bool:
         return self.has("fma")
 
