@@ -12,6 +12,8 @@ from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, dtype, f32
 
+from .bits import biased_name
+
 # Types whose conversion targets lack (sm_80 has no e4m3) or do otherwise than torch (e5m2 goes on to inf): tensors of
 # them are passed as bits, helpers convert.
 # name -> (the type of the bits, from bits, to bits)
@@ -137,6 +139,13 @@ class ExprText:
     def _power(self, e: Expr, want: tuple[Axis, ...]) -> str:
         value, scale, top = (self.value(a, want) for a in e.args)
         return f"{'_power_of_halves' if e['halves'] else '_power'}({value}, {scale}, {top})"
+
+    def _biased(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        return f"{biased_name(e)}({', '.join(self.value(a, want) for a in e.args)})"
+
+    def _fma(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        texts = [literal(a["value"], a.dtype, typed=True) if a.kind == "const" else self.value(a, want) for a in e.args]
+        return f"tl.fma({', '.join(texts)})"
 
     def _nonzero(self, e: Expr, want: tuple[Axis, ...]) -> str:
         return f"{self.value(e.args[0], want)} != 0"

@@ -43,6 +43,7 @@ MOST_PARTS = 128  # of a loop that programs share, put together at once
 FEW_COLUMNS = 64  # of a product of at most ROWS rows
 LIGHT = 3  # statements beside the loops of a product
 CPU_DOT, CPU_DEPTH = 256, 2048  # of a product; elements of a tile that a matrix times a vector takes in a round
+PARTS = 8  # products into one accumulator in a round: their operands, which are computed, need registers as well
 CPU_PROGRAMS = 8  # to share neighbouring columns among
 
 
@@ -68,15 +69,16 @@ class Config:
 
     @property
     def roomier(self) -> Config | None:
-        """With more registers for what a thread holds: shorter loops over products, then more warps; without products
-        as many registers as let two programs share a processor. None if that is so."""
+        """With more registers for what a thread holds: shorter loops over products, as many registers as let two
+        programs share a processor, then more warps for products. None if that is so."""
         shorter = {name: size // 2 for name, size in self.tiles if name in self.loops and size > LEAST_DEPTH}
         if shorter:
             return replace(self, tiles=tuple((name, shorter.get(name, size)) for name, size in self.tiles))
-        if self.loops:
-            return replace(self, num_warps=2 * self.num_warps) if self.num_warps < MOST_WARPS else None
         most = min(255, REGISTERS // (2 * WARP * self.num_warps))
-        return None if self.maxnreg == most else replace(self, maxnreg=most)
+        if self.maxnreg is None and (most == 255 or not self.loops):
+            return replace(self, maxnreg=most)
+        more = bool(self.loops) and self.num_warps < MOST_WARPS
+        return replace(self, num_warps=2 * self.num_warps, maxnreg=None) if more else None
 
 
 def without_spills(compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str) -> Made:
@@ -158,7 +160,9 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
     sums = [s for s in kernel.states if len(kernel.tiled(s.axes)) > 1]
     wide = max((math.prod(tiles.get(a.tile, 1) for a in kernel.tiled(s.axes)) for s in sums), default=1)
     is_light = is_new and len(sums) == 1 and sum(not isinstance(s, Loop) for s in kernel.body) <= LIGHT
-    most = ACCUMULATED * (2 if is_new and len(grid) > 1 else 1) // max(1, len(sums))
+    in_parts = not on_cpu and len(kernel.products) >= PARTS * max(1, len(sums))
+    is_light = is_light and not in_parts
+    most = (ACCUMULATED // 2 if in_parts else ACCUMULATED) * (2 if is_new and len(grid) > 1 else 1) // max(1, len(sums))
     rows, columns, depth = DOT, 2 * DOT if is_light else DOT, 64 if kernel.is_half else 32
     if any(evaluate(a.extent, sizes) <= ROWS for a in grid):  # what is read of the other operand takes the time
         columns = FEW_COLUMNS

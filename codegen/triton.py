@@ -33,6 +33,7 @@ from fusedsl.ops.helpers import GPU_EXP, GPU_POWERS, HELPERS
 from fusedsl.options import CPU_TARGETS
 from fusedsl.scalar import Expr, variables
 
+from .bits import PTX
 from .expr import CARRIED, ExprText, literal
 
 COLUMN = 72  # where the user's line stands
@@ -117,6 +118,8 @@ def for_target(text: str, target: str) -> str:
         return text
     for name, power in GPU_POWERS.items():
         text = text.replace(HELPERS[name].strip(), power.strip())
+    for name in PTX if target.startswith("sm_") else ():
+        text = text.replace(HELPERS[name].strip(), PTX[name].strip())
     if "tl.exp(" in text:
         imports, functions = text.split("\n\n\n", 1)
         text = f"{imports}\n\n\n{GPU_EXP.strip()}\n\n\n{functions.replace('tl.exp(', '_exp(')}"

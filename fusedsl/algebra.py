@@ -39,6 +39,11 @@ def factors(e: Expr) -> list[Expr]:
     return [f for arg in e.args for f in factors(arg)] if is_op(e, "mul") else [e]
 
 
+def summands(e: Expr) -> list[Expr]:
+    """What is added."""
+    return [t for arg in e.args for t in summands(arg)] if is_op(e, "add") else [e]
+
+
 def counted(fold: Expr, so_far: Expr, factor: Maybe) -> Expr:
     """What a reduction has so far, as it counts on: times a factor, or not at all where a condition fails."""
     if factor is None:

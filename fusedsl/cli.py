@@ -180,6 +180,45 @@ def doctor() -> None:
     raise typer.Exit(0 if fine else 1)
 
 
+class Method(StrEnum):
+    """How `pack` chooses scales."""
+
+    minmax, mse = "minmax", "mse"
+
+
+@app.command(no_args_is_help=True)
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="IN.safetensors", exists=True, dir_okay=False)],
+    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", dir_okay=False)],
+    number_format: Annotated[str, typer.Option("--format", help="Such as u3:g128, nf4:g64 or mxfp4.")],
+    axis: Annotated[int, typer.Option(help="The dimension along which groups run.")] = -1,
+    only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Of these names. May be repeated.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="But of these. May be repeated.")] = None,
+    method: Annotated[Method, typer.Option(help="Scales by the range, or by least squares.")] = Method.minmax,
+) -> None:
+    """Pack the weights of a safetensors file.
+
+    They are its float tensors of two dimensions or more; what else there is, is copied. fusedsl.load_file reads it.
+    """
+    from .packfile import pack_file
+
+    options = {"axis": axis, "only": only or (), "skip": skip or (), "method": method.value}
+    try:
+        done = pack_file(source, target, number_format, **options, track=_tracked)
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from None
+    _table(("", "tensors"), done.rows())
+
+
+def _tracked(names: list[str]) -> Iterable[str]:
+    """The names, with a bar on stderr that shows how far they are, in a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(names, description="packing", console=console, transient=True, disable=not sys.stderr.isatty())
+
+
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure what fusing gives.")
 app.add_typer(bench, name="bench")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from .errors import BadArgument, UnsupportedDevice
 from .index import Index
 from .ir import OPS, Node, intern
 from .numbers import Number
+from .packed import Packed
 from .reader import Reader
 from .sizes import Facts
 from .types import Type, dtype, f64, i64
@@ -29,6 +30,7 @@ class Input:
     tensor: torch.Tensor | None = None
     is_argument: bool = False
     draws: Callable[[], int] | None = None  # what gives a call its value, where nothing is read: a seed
+    packed: Packed | None = None  # the tensor, where its parts are read instead (see packed_inputs.py)
 
 
 class Inputs:
@@ -47,25 +49,39 @@ class Inputs:
 
     def add_tensor(self, tensor: torch.Tensor, text: str, name: str, names: Mapping[int, str]) -> Input:
         """The input for a real tensor, which each call reads at `text`. names: the user's names for its sizes."""
-        check_tensor(tensor, name, self.function)
+        if not isinstance(tensor, Packed):
+            check_tensor(tensor, name, self.function)
         self._check_device(tensor, name)
         local = text if text.isidentifier() else self.reader.local(text)
-        shape = self._read(local, tensor, names)
-        return self._add(name, local, Type(dtype(tensor.dtype), shape), tensor)
-
-    def _read(self, local: str, tensor: torch.Tensor, names: Mapping[int, str]) -> tuple[Index, ...]:
-        """Writes what a later tensor must be like. Gives the shape."""
         constant, require = self.reader.constant, self.reader.require
+        require(f"{local}.dtype is {constant(tensor.dtype)} and {local}.device == {constant(tensor.device)}")
+        if isinstance(tensor, Packed):
+            form = f"{local}.format == {constant(tensor.format)} and {local}.dims == {tensor.dims}"
+            form = f"{form} and {local}.order == {tensor.order}"
+            require(f"type({local}) is {constant(Packed)} and {form}")
+            shape = self._shape(local, tensor, names, fixed=tensor.axis)
+            found = self._add(name, local, Type(dtype(tensor.dtype), shape), tensor)
+            found.packed = tensor
+            return found
         require(f"type({local}) is {constant(torch.Tensor)} or type({local}) is {constant(torch.nn.Parameter)}")
-        require(
-            f"{local}.dtype is {constant(tensor.dtype)} and {local}.device == {constant(tensor.device)} "
-            f"and {local}.layout is {constant(torch.strided)} and not {local}.is_neg()"
-        )
+        require(f"{local}.layout is {constant(torch.strided)} and not {local}.is_neg()")
+        return self._add(name, local, Type(dtype(tensor.dtype), self._shape(local, tensor, names)), tensor)
+
+    def add_part(self, whole: Input, part: str, name: str, tensor: torch.Tensor, shape: Sequence[Index]) -> Node:
+        """The input for a part of a packed one, which each call reads as that attribute of it."""
+        local = self.reader.local(f"{whole.text}.{part}")
+        return self._add(f"{whole.name}_{name}", local, Type(dtype(tensor.dtype), tuple(shape)), tensor).node
+
+    def _shape(
+        self, local: str, tensor: torch.Tensor, names: Mapping[int, str], fixed: int | None = None
+    ) -> tuple[Index, ...]:
+        """Writes what a later tensor's sizes must be like, that of dimension `fixed` the same number."""
+        require = self.reader.require
         shape: list[Index] = []
         targets, wanted = [], []
         for d, size in enumerate(tensor.shape):
             target = self.reader.fresh()
-            if size < 2:
+            if size < 2 or d == fixed:
                 shape.append(size)
                 wanted.append(f"{target} == {size}")
             else:

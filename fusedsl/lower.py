@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .index import Atom, Index, Variable, is_less, is_nonnegative, poly, replace, sole_atom
-from .ir import Node
+from .ir import Node, Op
 from .scalar import TRUE, Expr, Loaded, both, constant, less, make, number, select, substitute, variables
 from .types import DType, bool_, i32, i64
 
@@ -263,6 +264,10 @@ class Context:
 
     def load(self, node: Node, index: Sequence[Index]) -> Expr:
         return self.lowering._load(node, tuple(index), self.when)
+
+    def apply(self, op: Op, dtype: DType, *args: Expr, **attrs: Any) -> Expr:
+        """An elementwise op on elements."""
+        return make("apply", dtype.computed, args, op, **attrs)
 
     def index(self, node: Node, index: Sequence[Index], below: Index) -> Index:
         """An integer operand's element as an index in [0, below); what lies outside is the user's mistake."""

@@ -26,6 +26,7 @@ from .passes.split_axes import split_axes
 from .passes.split_folds import split_folds
 from .passes.split_groups import split_groups
 from .passes.split_rows import split_rows
+from .passes.split_slabs import split_slabs
 from .passes.still_dims import still_dims
 from .passes.unify_axes import unify_axes
 from .schedule import schedule, shareable, walked
@@ -122,7 +123,7 @@ def kernel_of(
     nests = walked(writes)
     before = [passes(writes, nest) for nest in nests]
     writes, log = cascade(writes, nests, origin, eager)
-    writes = writes if eager else scale_exponents(writes, origin)
+    writes = split_slabs(writes if eager else scale_exponents(writes, origin), origin)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(

@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .algebra import factors
+from .algebra import factors, summands
 from .index import Variable
 from .lower import Write
 from .scalar import Expr, Free, walk
 
+Side = tuple[Expr, ...]  # factors
+
 
 @dataclass(frozen=True)
 class Product:
-    """The sum of left * right over `axes`. rows: the axes that only the left has, columns: that only the right has,
-    batch: that both have."""
+    """The sum of left * right over `axes`, for each (left, right) of `terms`. rows: the axes that only the left has,
+    columns: that only the right has, batch: that both have."""
 
     fold: Expr
-    left: tuple[Expr, ...]  # factors
-    right: tuple[Expr, ...]
+    terms: tuple[tuple[Side, Side], ...]
     rows: Free
     columns: Free
     batch: Free
@@ -32,6 +33,10 @@ class Product:
     def axes(self) -> tuple[Variable, ...]:
         return self.fold["axes"]
 
+    @property
+    def sides(self) -> list[Side]:
+        return [side for term in self.terms for side in term]
+
 
 def is_contraction(e: Expr) -> bool:
     """Whether it is a sum of products."""
@@ -39,11 +44,29 @@ def is_contraction(e: Expr) -> bool:
 
 
 def product_of(e: Expr) -> Product | None:
-    """A contraction with its operands, None for what is none: with rows and with columns."""
+    """A contraction with its operands, None for what is none: with rows and with columns, the same ones in each term of
+    a sum of products."""
     if not is_contraction(e) or not e.dtype.is_float:
         return None
+    found = [_term(e, term) for term in summands(e.args[0])]
+    first = found[0]
+    terms = []
+    for one in found:
+        if one is None or first is None:
+            return None
+        left, right, *axes = one
+        if axes[:2] == [first[3], first[2]]:
+            left, right, axes = right, left, [axes[1], axes[0], axes[2]]
+        if axes != [*first[2:]]:
+            return None
+        terms.append((left, right))
+    return Product(e, tuple(terms), *first[2:]) if first is not None else None
+
+
+def _term(e: Expr, term: Expr) -> tuple[Side, Side, Free, Free, Free] | None:
+    """The operands of one product under the sum, with rows, columns and batch."""
     summed = frozenset(e["axes"])
-    parts = factors(e.args[0])
+    parts = factors(term)
     moving = [f for f in parts if f.free - summed and f.free & summed]
     batch = frozenset.intersection(*(f.free for f in moving)) - summed if moving else frozenset()
     sides = _components([(f, f.free - summed - batch) for f in parts if f.free - summed - batch])
@@ -53,7 +76,7 @@ def product_of(e: Expr) -> Product | None:
     for loose in [f for f in parts if f not in left and f not in right]:  # before any is added
         to = left if len(left) > 1 or left[0].kind != "load" or right[0].kind == "load" else right
         to.append(loose)
-    return Product(e, tuple(left), tuple(right), rows, columns, batch)
+    return tuple(left), tuple(right), rows, columns, batch
 
 
 def _components(parts: Iterable[tuple[Expr, Free]]) -> list[tuple[list[Expr], Free]]:

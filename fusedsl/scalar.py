@@ -30,6 +30,10 @@ class Expr:
     apply     an elementwise op on args                                the op's own
     power     e to the args[0] * args[1] - args[2]; halves: whether     halves
               args[0] is a product of halves
+    biased    a half: a power of two (see halves.py) and the code      bits, shift,
+              of so many bits in the word args[0], or there and above  raised
+              it in args[1], times 2**raised
+    fma       args[0] * args[1] + args[2], rounded once
     round     args[0] rounded to a narrower float and back             to: DType
     select    args[1] where args[0], else args[2]; never a mask
     less      a < b on indices, args: () or (guard,)                   a, b
@@ -284,6 +288,8 @@ def _guard(when: Expr, *used: Index) -> tuple[Expr, ...]:
 
 def number(index: Index, dtype: DType, when: Expr = TRUE) -> Expr:
     """An index as a value, where `when` holds."""
+    if isinstance(index, int):
+        return constant(index, dtype)
     return make("number", dtype, _guard(when, index), index=index)
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import networkx as nx
 
+from .algebra import summands
 from .index import Index, Symbol, Variable, atoms, evaluate, free, replace
 from .ir import Node
 from .kernel import Axis, Buffer, Kernel, Role, padded, verify
@@ -149,7 +150,9 @@ def schedule(
     resident = _residents(writes, roles)
     nests = [Nest(_innermost_last(n, writes, buffers), set(n) <= resident) for n in nests_of(writes)]
     products = products_of(writes)
-    order = global_order(writes) if roles is None else _for_products(global_order(writes), products, writes)
+    order = global_order(writes)
+    if any(is_contraction(e) for e in walk([w.value for w in writes])):
+        order = _for_products(order, products, writes)
     contiguous = lanes(writes, buffers)
     outer: dict[Variable, Role] = {}
     outer |= _outer_roles(order, nests, writes, contiguous, buffers) if roles is None else roles.axes
@@ -213,7 +216,10 @@ def _innermost_last(
 
 
 def _is_resident(nest: Sequence[Variable], writes: Sequence[Write]) -> bool:
-    """Whether a row stays in registers: it fits."""
+    """Whether a row stays in registers: it fits. What is summed part by part is walked tile by tile."""
+    sums = (e for e in walk([w.value for w in writes]) if is_contraction(e) and set(e["axes"]) & set(nest))
+    if len(nest) > 1 and any(len(summands(e.args[0])) > 1 for e in sums):
+        return False
     total = 1
     for axis in nest:
         if not isinstance(axis.extent, int):

@@ -12,16 +12,17 @@ from functools import reduce
 
 from .algebra import apply, counted, identity
 from .errors import Line
+from .halves import Halves
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
 from .ir import OPS, Node
 from .kernel import Assign, Axis, Buffer, Check, Last, Loop, Range, State, Statement, Store, Update, needs_mask
 from .levels import Nest, level
 from .lower import Refusal, Write
-from .products import Product, product_of
+from .products import Product, Side, product_of
 from .ranges import range_of
 from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
 from .splits import Split
-from .types import DType, bool_
+from .types import HALVES, DType, bool_, dtype
 
 
 @dataclass
@@ -307,8 +308,13 @@ class Builder:
         return product if all(sum(self.axes[a].is_tiled for a in side) == 1 for side in sides) else None
 
     def _dot(self, p: Product, scope: Scope, *before: Expr) -> Expr:
-        """The product, added to what came before it."""
-        left, right = (reduce(lambda a, b: apply("mul", a, b), side) for side in (p.left, p.right))
+        """The product, added to what came before it, term by term."""
+        for term in p.terms[:-1]:
+            before = (self.emit_named(self._dot_of(p, term, scope, *before), scope),)
+        return self._dot_of(p, p.terms[-1], scope, *before)
+
+    def _dot_of(self, p: Product, term: tuple[Side, Side], scope: Scope, *before: Expr) -> Expr:
+        left, right = (reduce(lambda a, b: apply("mul", a, b), side) for side in term)
         first, second = self._inside(p, left, right)
         parts = [self._operand(e, mask, p.fold["precision"], scope) for e, mask in ((left, first), (right, second))]
         places = [min(self.order.index(a) for a in side) for side in (p.rows, p.columns)]
@@ -333,9 +339,10 @@ class Builder:
             stored = self.buffers[e["tensor"]].dtype
             if stored.name == precision and stored is not e.dtype:
                 return self.emit(make("load", stored, e.args, tensor=e["tensor"], index=e["index"]), scope)
-        value = self.emit(e, scope)
+        half = Halves(dtype(precision), self.buffers).rounded(e) if precision in HALVES else None
+        value = self.emit(e if half is None else half, scope)
         for axis in masks:
-            value = make("select", e.dtype, (make("inside", bool_, axis=axis), value, constant(0, e.dtype)))
+            value = make("select", value.dtype, (make("inside", bool_, axis=axis), value, constant(0, value.dtype)))
         return self.emit_named(value, scope)
 
     def _inner_loop(self, r: Expr, scope: Scope) -> None:
@@ -464,7 +471,7 @@ def _only_multiplied(writes: Sequence[Write]) -> set[Expr]:
             continue
         seen.add(e)
         product = product_of(e)
-        for side in (product.left, product.right) if product is not None else (e.children,):
+        for side in product.sides if product is not None else (e.children,):
             alone = product is not None and len(side) == 1 and side[0].kind == "load"
             (operands if alone else others).update(side)
             stack += side

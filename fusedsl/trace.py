@@ -20,6 +20,7 @@ from .errors import FuseError, InPlaceInput, UntraceableCapture, line_of, user_l
 from .inputs import Input, identifier
 from .ir import Graph, Node, applying, streams
 from .numbers import number
+from .packed_inputs import unpacked
 from .proxy import Proxy
 from .reader import Reader, is_constant
 from .results import Bound, Ends, Results, placed
@@ -275,13 +276,16 @@ def _finish(session: Session, result: Any) -> Traced:
     session.settle()
     ends.refuse_grad()
     outputs = ends.nodes()
+    graph = unpacked(Graph((), outputs, session.name, session.notes.names, session.notes.lines), session.inputs)
+    outputs = graph.outputs
     used = _used(outputs) | {each.node for each in session.inputs.all if each.is_argument or each in ends.inputs}
+    used -= {each.node for each in session.inputs.all if each.packed is not None and each not in ends.inputs}
     inputs = [each for each in session.inputs.all if each.node in used]
     places = {id(each): at for at, each in enumerate(inputs)}
     results = Results(spec, tuple(placed(session, leaf, places) for leaf in found))
     kept = _used(outputs) | set(used)
-    names = {node: name for node, name in session.notes.names.items() if node in kept}
-    lines = {node: line for node, line in session.notes.lines.items() if node in kept}
+    names = {node: name for node, name in graph.names.items() if node in kept}
+    lines = {node: line for node, line in graph.lines.items() if node in kept}
     graph = Graph(tuple(each.node for each in inputs), outputs, session.name, names, lines)
     _require_same_precision(session.reader, graph)
     device = session.inputs.device or torch.get_default_device()

@@ -51,7 +51,7 @@ from . import (  # noqa: F401  (imported for their declarations)
 )
 
 # After all others, on which they stand: the order of declarations decides what a random graph of a seed is.
-from . import attending, contract, einstein  # noqa: F401  # isort: skip
+from . import attending, contract, einstein, packing  # noqa: F401  # isort: skip
 
 
 def __getattr__(name: str):

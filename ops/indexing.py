@@ -22,7 +22,7 @@ from .rules import common, without
 from .source import numbers
 
 
-def _still(index: Sequence[Index], shape: Sequence[Index]) -> list[Index]:
+def still(index: Sequence[Index], shape: Sequence[Index]) -> list[Index]:
     """An index of a tensor of that shape, 0 where a dimension has one place."""
     return [0 if n == 1 else i for i, n in zip(index, shape, strict=True)]
 
@@ -60,7 +60,7 @@ def _cat_lower(context, node: Node, index: Sequence[Index]):
         start = end - part.shape[dim]
         here = context.both(context.less(start - 1, index[dim]), context.less(index[dim], end))
         inner = [i - start if d == dim else i for d, i in enumerate(index)]
-        value = context.at(part, _still(inner, part.shape), when=here)
+        value = context.at(part, still(inner, part.shape), when=here)
         result = value if result is None else context.select(context.less(index[dim], end), value, result)
         end = start
     return result
@@ -156,7 +156,7 @@ def _gather_lower(context, node: Node, index: Sequence[Index]):
         return context.at(x, ())
     dim = node["dim"]
     place = context.index(at, index, x.shape[dim])
-    return context.at(x, _still([place if d == dim else i for d, i in enumerate(index)], x.shape))
+    return context.at(x, still([place if d == dim else i for d, i in enumerate(index)], x.shape))
 
 
 @declare(type=TypeRule(_gathered), lower=_gather_lower)
@@ -181,8 +181,8 @@ def _pick_lower(context, node: Node, index: Sequence[Index]):
     at: dict[int, Index] = {}
     for d, which in zip(dims, indices, strict=True):
         aligned = inner[rank - which.rank :]
-        at[d] = context.index(which, _still(aligned, which.shape), x.shape[d])
-    return context.at(x, _still([at[d] if d in at else next(outer) for d in range(x.rank)], x.shape))
+        at[d] = context.index(which, still(aligned, which.shape), x.shape[d])
+    return context.at(x, still([at[d] if d in at else next(outer) for d in range(x.rank)], x.shape))
 
 
 @declare(type=TypeRule(_picked), lower=_pick_lower)

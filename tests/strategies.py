@@ -62,7 +62,10 @@ def apply(builder: Builder, op: Op) -> None:
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
 # float64 has others, and what reads a row dozens of times takes seconds to plan.
-NOT_DRAWN = {"input", "const", "contiguous", "size", "indices", "ordered", "reread", "selected"}
+NOT_DRAWN = {
+    "input", "const", "contiguous", "size", "indices", "ordered", "reread", "selected",
+    "field", "joined_field", "trit", "unpack_rows", "unpack_slabs", "unpack_trits", "small_float", "e8m0",
+}  # fmt: skip
 # What is drawn only where it is asked for: the graphs of a seed stay what they were before it was declared.
 _LATER = ("fusedsl.ops.contract", "fusedsl.ops.einstein", "fusedsl.ops.attending")
 ASKED_FOR = {name for name, op in OPS.items() if op.reference.__module__ in _LATER}

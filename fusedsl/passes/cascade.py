@@ -210,7 +210,7 @@ class _Rewriter:
         if inner is None or e.attrs.get("precision") != "f16":
             return
         product = product_of(make("reduce", e.dtype, (inner,), e.op, **e.attrs))
-        sides = (product.left, product.right) if product is not None else (tuple(factors(inner)),)
+        sides = product.sides if product is not None else [tuple(factors(inner))]
         if any(len(side) > 1 for side in sides):
             raise Inseparable("an operand of a product of f16 could overflow without its factor")
 

@@ -1,7 +1,8 @@
 """A reduction over a row that is put together of pieces is the pieces' reductions together.
 
 A softmax over scores and a learned score beside them, `cat([q @ k.mT, sink], -1)`, has its maximum over an axis one
-longer than the keys. Piece by piece the keys' axis is the one of the product with the values, and all is one loop.
+longer than the keys. Piece by piece the keys' axis is the one of the product with the values, and all is one loop. A
+product with weights that lie in several pieces is a product with each of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from .split_axes import cut_of
 
 
 def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
-    """The writes with reductions of what contractions give cut where their bodies are chosen piece by piece."""
+    """The writes with contractions, and reductions of what they give, cut where their bodies are chosen piece by
+    piece."""
     memo: dict[Expr, Expr] = {}
     for e in walk([w.value for w in writes]):
         memo[e] = _split(rebuilt(e, memo))
@@ -31,17 +33,17 @@ def _split(e: Expr) -> Expr:
         return e
     assert e.op is not None and e.op.reduction is not None
     (axis,) = e["axes"]
-    cut = _cut(e.args[0], axis)
+    cut = _cut(e, axis)
     if cut is None:
         return e
     first, second = _piece(e, axis, 0, cut), _piece(e, axis, cut, axis.extent - cut)
     return apply(e.op.reduction.pairwise, _split(first), _split(second))
 
 
-def _cut(body: Expr, axis: Variable) -> Index | None:
-    """Where the body is another, if a contraction is on one side."""
-    parts = walk([body])
-    if not any(is_contraction(part) and axis in part.free for part in parts):
+def _cut(fold: Expr, axis: Variable) -> Index | None:
+    """Where the body is another, in a contraction, or with one on a side."""
+    parts = walk([fold.args[0]])
+    if not is_contraction(fold) and not any(is_contraction(part) and axis in part.free for part in parts):
         return None
     for e in parts:
         if e.kind == "less" and axis in e.free and e.args == ():

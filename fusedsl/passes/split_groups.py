@@ -53,7 +53,7 @@ def _operands(writes: Sequence[Write]) -> Iterator[Sequence[Expr]]:
     for e in walk([w.value for w in writes]):
         p = product_of(e)
         if p is not None:
-            yield from (p.left, p.right)
+            yield from p.sides
         elif is_contraction(e):
             yield from ([f] for f in factors(e.args[0]))
 
