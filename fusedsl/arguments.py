@@ -1,10 +1,16 @@
 """The arguments of a call as text, for the command line and for tables of shapes::
 
-    f16[B=8, 4096], f16[B, 4096; 8192, 1], i64[B < 100], [f32[4], f32[]], 3, eps=1e-6, mode="none"
+    f16[B=8, 4096], f16[B, 4096; 8192, 1], u3:g128[64, 4096], i64[B < 100], [f32[4], f32[]], 3, eps=1e-6, mode="none"
 
 A tensor is a dtype and its sizes; f32[] has no dimensions. `B=8` names a size, `B` refers to one named before, also as
-an argument of its own. After a semicolon come strides, in elements; after `<` the bound of random integers. The rest is
-Python's: numbers, True, False, None, strings, lists, tuples, keyword arguments. The grammar is in arguments.lark.
+an argument of its own. After a semicolon come strides, in elements; after `<` the bound of random integers.
+
+A packed tensor is a format and its sizes, with groups along the last dimension: u3:g128[64, 4096], mxfp4[64, 4096]. u8
+and i8 alone are dtypes; u8:row is the format. It stands for numbers of the dtype that the first other tensor of floats
+has, f32 if there is none.
+
+The rest is Python's: numbers, True, False, None, strings, lists, tuples, keyword arguments. The grammar is in
+arguments.lark.
 """
 
 from __future__ import annotations
@@ -19,8 +25,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from . import formats
 from .errors import BadText, UnknownDType
-from .types import DType, dtype
+from .formats import Format
+from .packed import Packed, pack, stored_dims
+from .parts import Parts, part_types
+from .types import DType, dtype, f32
 
 if TYPE_CHECKING:
     from lark import Lark, Token
@@ -37,13 +47,15 @@ _EXAMPLE = "Write tensors as f16[8, 4096]; numbers, strings, lists and name=valu
 @dataclass(frozen=True)
 class Tensor:
     """What a text says of a tensor. strides: in elements, None for contiguous. below: the bound of random integers.
-    names: those of sizes, "" for none; none at all where no size has one."""
+    names: those of sizes, "" for none; none at all where no size has one. format: of a packed one, along the last
+    dimension."""
 
     dtype: DType
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     below: int = BELOW
     names: tuple[str, ...] = field(default=(), compare=False)
+    format: Format | None = None
 
 
 @dataclass(frozen=True)
@@ -83,16 +95,31 @@ def _mapped(value: Any, make: Callable[[Tensor], torch.Tensor]) -> Any:
 
 def meta(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs) of tensors without memory: enough to plan a call."""
-    return arguments.map(lambda t: torch.empty_strided(t.shape, _strides(t), dtype=t.dtype.torch, device="meta"))
+    return arguments.map(_meta)
+
+
+def _meta(tensor: Tensor) -> torch.Tensor:
+    kind, shape, format = tensor.dtype.torch, tensor.shape, tensor.format
+    assert kind is not None, tensor
+    if format is None:
+        return torch.empty_strided(shape, _strides(tensor), dtype=kind, device="meta")
+    types = part_types(format, shape[:-1], shape[-1])
+    parts = {name: torch.empty(size, dtype=stored, device="meta") for name, (stored, size) in types.items()}
+    return Packed(Parts(**parts), format, shape, stored_dims(len(shape), len(shape) - 1), kind)
 
 
 def materialise(
     arguments: Arguments, seed: int = 0, device: str | torch.device = "cpu"
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs) of tensors with random values, the same on every device: floats are normal, integers lie in
-    [0, below), bools are either."""
+    [0, below), bools are either. What is packed are floats, too."""
     generator = torch.Generator().manual_seed(seed)
-    return arguments.map(lambda t: _random(t, generator).to(device).as_strided(t.shape, _strides(t)))
+
+    def make(tensor: Tensor) -> torch.Tensor:
+        plain = _random(tensor, generator).to(device).as_strided(tensor.shape, _strides(tensor))
+        return plain if tensor.format is None else pack(plain, tensor.format)
+
+    return arguments.map(make)
 
 
 def _random(tensor: Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -127,7 +154,7 @@ def parse(text: str) -> Arguments:
         tree = _parser().parse(text)
     except UnexpectedInput as error:
         raise _bad(text, error) from None
-    return _Reader().arguments(tree)
+    return _Reader(text, _first_float(tree)).arguments(tree)
 
 
 @cache
@@ -153,9 +180,11 @@ def _fail(token: Token, hint: str) -> NoReturn:
 
 
 class _Reader:
-    """Builds arguments from the tree, left to right; `sizes` are those named so far."""
+    """Builds arguments from the tree, left to right; `sizes` are those named so far. unpacked: the dtype of what packed
+    tensors stand for."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str, unpacked: DType) -> None:
+        self.text, self.unpacked = text, unpacked
         self.sizes: dict[str, int] = {}
 
     def arguments(self, tree: Tree) -> Arguments:
@@ -201,15 +230,29 @@ class _Reader:
         return self.sizes[token]
 
     def _tensor(self, tree: Tree) -> Tensor:
-        name, packed, sizes, strides, bound = tree.children
-        if packed is not None:
-            _fail(packed, f"Packed formats have no text yet; write a tensor that torch has, {name}[...] without it.")
-        kind = _dtype(name)
+        name, options, sizes, strides, bound = tree.children
+        kind, format = _plain(tree), None
+        if kind is None:
+            kind, format = self.unpacked, self._format(name, options or name)
+            if sizes is None:
+                _fail(name, f"A packed tensor has a dimension along which groups run: {format}[4096].")
+            if strides is not None:
+                _fail(strides.children[0], "A packed tensor has no strides of its own; leave them out.")
         dims = [] if sizes is None else sizes.children
         shape, names = tuple(map(self._size, dims)), tuple(map(_name, dims))
         steps = None if strides is None else _steps(strides, len(shape))
         below = BELOW if bound is None else self._bound(bound.children[0], kind)
-        return Tensor(kind, shape, steps, below, names if any(names) else ())
+        return Tensor(kind, shape, steps, below, names if any(names) else (), format)
+
+    def _format(self, first: Token, last: Token) -> Format:
+        """The packed format between two tokens."""
+        try:
+            return formats.parse(self.text[first.start_pos : last.end_pos])
+        except BadText as error:
+            parts: dict[str, Any] = {**error.parts}
+            parts["column"] += (first.column or 1) - 1 if parts["row"] == 1 else 0
+            parts["row"] += (first.line or 1) - 1
+            raise BadText(**parts) from None
 
     def _size(self, tree: Tree) -> int:
         first, *value = tree.children
@@ -244,14 +287,36 @@ def _first(tree: Tree) -> Token:
     return next(iter(tree.scan_values(lambda _: True)))
 
 
-def _dtype(token: Token) -> DType:
+def _plain(tree: Tree) -> DType | None:
+    """The dtype of a tensor's text, None where that is a packed format."""
+    name, options = tree.children[:2]
+    if options is not None or name.type != "NAME":
+        return None
     try:
-        kind = dtype(str(token))
+        kind = dtype(str(name))
     except UnknownDType as error:
-        _fail(token, error.message)
-    if kind.torch is None:
-        _fail(token, "No torch tensor holds it; use the next wider of u8, i8, i16, i32, i64.")
-    return kind
+        hint = _why_no_format(name)
+        if hint is not None:
+            _fail(name, f"{error.message} Of packed formats: {hint}")
+        return None
+    if kind.torch is None and _why_no_format(name) is not None:
+        _fail(name, "No torch tensor holds it; use the next wider of u8, i8, i16, i32, i64.")
+    return kind if kind.torch is not None else None
+
+
+def _why_no_format(name: Token) -> str | None:
+    """What is wrong with the name as a packed format, None if it is one."""
+    try:
+        formats.parse(str(name))
+    except BadText as error:
+        return str(error.parts["hint"])
+    return None
+
+
+def _first_float(tree: Tree) -> DType:
+    """The dtype of the first tensor of floats that is not packed, f32 if there is none."""
+    tensors = (each for each in tree.iter_subtrees_topdown() if each.data == "tensor")
+    return next((kind for kind in map(_plain, tensors) if kind is not None and kind.is_float), f32)
 
 
 def _steps(tree: Tree, rank: int) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ LEXERS = {Stage.graph: "python", Stage.fused: "python", Stage.triton: "python", 
 Spec = Annotated[
     str, typer.Argument(metavar="FILE.py:FUNCTION", help="A function, Class.method or nn.Module; or MODULE:FUNCTION.")
 ]
-ArgsText = Annotated[str, typer.Option("--args", help="Its arguments: 'f16[B=8, 4096], f16[4096], eps=1e-6'.")]
+ArgsText = Annotated[str, typer.Option("--args", help="Its arguments: 'f16[B=8, 4096], u3:g128[512, 4096], eps=1e-6'.")]
 Output = Annotated[Path | None, typer.Option("--output", help="Write to this file.")]
 
 
@@ -439,6 +439,7 @@ def _grid(text: str) -> tuple[int, int, int]:
 def _by_name(kernel: Any, text: str) -> dict[str, Any]:
     """Arguments as text, by the kernel's names of them."""
     from .arguments import materialise, parse
+    from .packed import Packed
 
     args, kwargs = materialise(parse(text))
     if len(args) > len(kernel.arg_names):
@@ -447,7 +448,10 @@ def _by_name(kernel: Any, text: str) -> dict[str, Any]:
     positional = dict(zip(kernel.arg_names, args, strict=False))
     if twice := positional.keys() & kwargs.keys():
         raise typer.BadParameter(f"--args gives {', '.join(sorted(twice))} twice")
-    return positional | kwargs
+    found = positional | kwargs
+    if packed := [name for name, value in found.items() if isinstance(value, Packed)]:
+        raise typer.BadParameter(f"{packed[0]} is packed, and a kernel takes plain tensors; give it codes and scales")
+    return found
 
 
 def _module(name: str) -> ModuleType:

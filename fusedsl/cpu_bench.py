@@ -23,6 +23,7 @@ from . import cpu_kernels as kernels
 from .api import Fused, fuse
 from .calls import kernel_for
 from .errors import BadOption
+from .packed import pack
 
 Call = Callable[[], Any]
 
@@ -419,10 +420,34 @@ def linear_cross_entropy(sizes: Sizes) -> Iterator[Race]:
         yield chain.new(f"linear_cross_entropy {HALVES.get(dtype, 'fp32')}", chain.eager_new())
 
 
+def _linear(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x @ w.mT
+
+
+GEMV_BARS: dict[int, tuple[float, float | None]] = {2: (1.6, 2.5), 3: (1.6, 2.5), 4: (1.5, 2.0), 6: (1.2, None),
+                                                    8: (1.0, None)}  # fmt: skip
+
+
+def packed_gemv(sizes: Sizes) -> Iterator[Race]:
+    """A row times packed weights, beside torch's product with what they stand for."""
+    weights, x = _matrix(sizes).bfloat16(), torch.randn(1, sizes.width, dtype=torch.bfloat16)
+    for bits, (bar, stretch) in GEMV_BARS.items():
+        packed = pack(weights, f"u{bits}:g128:bf16")
+        mv = functools.partial(torch.mv, packed.unpack(), x[0], out=torch.zeros_like(x[0]))
+        yield Chain(_linear, (x, packed)).given(f"packed_gemv {bits}", Rival("mv(out=) in bf16", mv, bar, stretch))
+
+
+def packed_matmul(sizes: Sizes) -> Iterator[Race]:
+    """The same of 16 rows in fp32."""
+    packed, x = pack(_matrix(sizes), "u4:g128"), torch.randn(16, sizes.width)
+    mm = functools.partial(torch.mm, x, packed.unpack().mT, out=torch.zeros_like(x))
+    yield Chain(_linear, (x, packed)).given("packed_matmul 4", Rival("mm(out=) in fp32", mm, bar=0.8))
+
+
 ROWS: dict[str, Callable[[Sizes], Iterator[Race]]] = {
     row.__name__: row
     for row in (
         gelu, rms_norm, add_rms_norm, softmax, layer_norm, cross_entropy, matmul, attention, gemv,
-        fused_attention, bent_attention, decoding, linear_gelu, linear_cross_entropy,
+        fused_attention, bent_attention, decoding, linear_gelu, linear_cross_entropy, packed_gemv, packed_matmul,
     )
 }  # fmt: skip

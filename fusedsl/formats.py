@@ -18,6 +18,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 
 from .errors import BadArgument, BadText
@@ -215,7 +216,7 @@ def _float_name(exponent: int, mantissa: int, specials: str) -> str:
 
 def _table(numbers: Sequence[float]) -> Element:
     """The table of these numbers as f32 holds them. Raises BadArgument."""
-    kept = [number + 0.0 for number in torch.tensor(numbers, dtype=torch.float64).float().tolist()]  # -0.0 is 0.0
+    kept = [_single(number) + 0.0 for number in numbers]  # -0.0 is 0.0
     rising = all(low < high for low, high in itertools.pairwise(kept))
     if not (2 <= len(kept) <= 256 and rising and all(map(math.isfinite, kept))):
         raise BadArgument(op="table", name="the values", rule="2 to 256 finite numbers, each above the one before",
@@ -234,7 +235,13 @@ def _shortest(number: float) -> str:
     if number == int(number) and abs(number) < 1e6:
         return str(int(number))
     texts = (f"{number:.{digits}g}" for digits in range(1, 10))
-    return next(text for text in texts if torch.tensor(float(text), dtype=torch.float64).float().item() == number)
+    return next(text for text in texts if _single(float(text)) == number)
+
+
+def _single(number: float) -> float:
+    """The number as f32 holds it."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
 
 
 ELEMENTS = {

@@ -11,6 +11,7 @@ polynomial (a floor division, a remainder, a value read from memory) stands in i
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -448,6 +449,9 @@ def floordiv(value: Index, divisor: Index) -> Index:
     inner = sole_atom(r)
     if type(inner) is Quotient:  # (e // a) // b  ->  e // (a*b)
         return q + floordiv(inner.dividend, inner.divisor * divisor)
+    unit, whole, _, rest = _in_units(r, divisor)
+    if unit > 1:  # (u*e + c) // (u*d)  ->  e // d,  0 <= c < u
+        return q + floordiv(whole, rest)
     return q + poly(_quotient(Quotient, r, divisor))
 
 
@@ -462,9 +466,23 @@ def remainder(value: Index, divisor: Index) -> Index:
     inner = sole_atom(r)
     if isinstance(inner, Remainder) and divide_exactly(inner.divisor, divisor) is not None:
         return remainder(inner.dividend, divisor)
+    unit, whole, more, rest = _in_units(r, divisor)
+    if unit > 1:  # (u*e + c) % (u*d)  ->  u*(e % d) + c
+        return remainder(whole, rest) * unit + more
     if floordiv(r, divisor) == 0:
         return r
     return poly(_quotient(Remainder, r, divisor))
+
+
+def _in_units(value: Index, divisor: Index) -> tuple[int, Index, int, Index]:
+    """(u, e, c, d) with value == u * e + c, 0 <= c < u, and divisor == u * d, for the greatest u that there is."""
+    if not isinstance(divisor, int):
+        return 1, value, 0, divisor
+    unit = math.gcd(divisor, *(factor for product, factor in _terms(value) if product))
+    more = sum(factor for product, factor in _terms(value) if not product) % unit
+    whole = divide_exactly(value - more, unit)
+    assert whole is not None, f"{value} - {more} is no multiple of {unit}"
+    return unit, whole, more, divisor // unit
 
 
 def cdiv(value: Index, divisor: Index) -> Index:

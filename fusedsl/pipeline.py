@@ -17,18 +17,12 @@ from .options import Rung, say
 from .passes.cascade import cascade
 from .passes.decompose import decompose
 from .passes.fix_rows import fix_rows, with_sizes
-from .passes.fuse_vertically import Group, Partition, fuse_vertically
+from .passes.fuse_vertically import Group, Partition, fuse_vertically, with_axes_of_one_kernel
 from .passes.merge_axes import merge_axes
-from .passes.nest_folds import nest_folds
 from .passes.scale_exponents import scale_exponents
 from .passes.simplify import apart, simplify
-from .passes.split_axes import split_axes
-from .passes.split_folds import split_folds
-from .passes.split_groups import split_groups
-from .passes.split_rows import split_rows
 from .passes.split_slabs import split_slabs
 from .passes.still_dims import still_dims
-from .passes.unify_axes import unify_axes
 from .schedule import schedule, shareable, walked
 from .splits import Count
 from .statements import Names
@@ -101,10 +95,7 @@ def specialise(
 def writes_of(group: Group, buffers: Mapping[Node, Buffer], eager: bool, origin: Origin) -> list[Write]:
     """A launch's stores as scalar expressions over as few axes as can be."""
     writes = still_dims(lower(group.stores, group.boundary, eager, origin), buffers, origin)
-    writes = split_folds(writes, origin)
-    writes = split_rows(split_groups(writes, origin), origin)
-    writes = split_axes(unify_axes(writes, origin), origin)
-    return merge_axes(nest_folds(unify_axes(writes, origin), origin), buffers, origin)
+    return merge_axes(with_axes_of_one_kernel(writes, origin), buffers, origin)
 
 
 def kernel_of(

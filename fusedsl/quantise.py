@@ -120,14 +120,14 @@ def _second(blocks: Sequence[Tensor], format: Format) -> Tensor:
     factor = 1.0
     if format.scale in ("f8e4m3", "f16"):
         most = max((float(_exact(block).abs().max()) for block in blocks if block.numel()), default=0.0)
-        factor = most / (torch.finfo(stored_dtype(format.scale)).max * _reach(format)) or 1.0
+        factor = most / (torch.finfo(stored_dtype(format.scale)).max * reach(format)) or 1.0
     return torch.tensor(max(factor, _TINY), dtype=torch.float32, device=blocks[0].device)
 
 
 # ---- grids -----------------------------------------------------------------------------------------------------------
 
 
-def _reach(format: Format) -> float:
+def reach(format: Format) -> float:
     """The greatest magnitude on both sides of a symmetric grid, in scales."""
     element = format.element
     if element.kind in ("uint", "int"):
@@ -139,7 +139,7 @@ def _grid(low: Tensor, high: Tensor, format: Format, second: Tensor | None) -> _
     """The grid that reaches from low <= 0 to high >= 0, both [rows, groups, 1]."""
     element = format.element
     if format.zero is None:
-        return _Grid(_scale(torch.maximum(-low, high), _reach(format), format, second), None)
+        return _Grid(_scale(torch.maximum(-low, high), reach(format), format, second), None)
     scale = _scale(high - low, element.greatest - element.least, format, second)
     zero = element.least - low / _divisor(scale, second)
     if format.zero == "code":

@@ -51,7 +51,8 @@ from . import (  # noqa: F401  (imported for their declarations)
 )
 
 # After all others, on which they stand: the order of declarations decides what a random graph of a seed is.
-from . import attending, contract, einstein, packing  # noqa: F401  # isort: skip
+from . import attending, contract, einstein, packing, quantizing  # noqa: F401  # isort: skip
+from .quantized import quantize as quantize  # isort: skip
 
 
 def __getattr__(name: str):
@@ -62,4 +63,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted(_OPS)
+    return sorted([*_OPS, "quantize"])

@@ -34,7 +34,7 @@ def _ordered(x, number: tl.constexpr, whole: tl.constexpr, most: tl.constexpr):
 '''
 
 
-def _whole(dt: DType) -> DType:
+def whole_of(dt: DType) -> DType:
     """The type of integers to compare instead of values of a dtype."""
     return i64 if dt.bits == 64 else i32
 
@@ -44,7 +44,7 @@ def _ordered_type(types, *, kind: str) -> Type:
     if not dtype.is_float or dtype.bits < 16 or t.dtype not in (dtype, dtype.computed):
         raise DTypesDisagree(op="ordered", rule="the operand must be a float of 16 bits or more", got=str(t.dtype),
                              hint="Cast with .to(torch.float32).")  # fmt: skip
-    return Type(_whole(dtype), t.shape)
+    return Type(whole_of(dtype), t.shape)
 
 
 def _ordered_text(expr, x: str) -> str:
@@ -67,7 +67,7 @@ def ordered(x: torch.Tensor, kind: Choice):
 
 def _selected(x: Node, k: Index, dim: int, keepdim: bool) -> tuple[Node, Node]:
     dt = x.dtype
-    key = ordered(x, dt.name) if dt.is_float else ir.cast(x, _whole(dt))
+    key = ordered(x, dt.name) if dt.is_float else ir.cast(x, whole_of(dt))
     found = _kth(key, ir.as_node(x.shape[dim] - k + 1), dim, dt)
     here = eq(key, found)
     value = reduce_max(where(here, x, ir.constant(least(dt), Type(dt))), (dim,))

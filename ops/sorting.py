@@ -20,14 +20,16 @@ from fusedsl.ir import Choice, Dim, Flag, MaybeDim, Node, Size, declare, spells
 from fusedsl.types import Type, dim_in, i32, i64, show_shape
 from fusedsl.types import dtype as dtype_of
 
-from .compare import eq, ge, isnan, le, logical_not, lt, maximum, where
+from .compare import bitwise_not, eq, ge, gt, isnan, le, logical_not, lt, maximum, where
 from .elementwise import ceil, floor, lerp, round
+from .indexing import cat
 from .movement import along, permute, reshape, unsqueeze
 from .reduce import all_or, least, reduce_max, reduce_min, reduce_sum
-from .selecting import selected
+from .selecting import ordered, selected, whole_of
 from .source import numbers
 
 MOST = 4096
+FEW = 8  # of the greatest elements, which are found one by one
 
 
 def check_row(n: Any, op: str) -> None:
@@ -112,22 +114,40 @@ def sort(x: torch.Tensor, dim: Dim = -1, descending: Flag = False):
     return tuple(torch.sort(x, dim=dim, descending=descending, stable=True))
 
 
+def _one_by_one(x: Node, k: int, dim: int, largest: bool) -> tuple[Node, Node]:
+    """Each the first of the greatest keys among those after the one before."""
+    key = ordered(x, x.dtype.name) if x.dtype.is_float else ir.cast(x, whole_of(x.dtype))
+    key = key if largest else bitwise_not(key)
+    lowest, place = ir.constant(-(1 << (key.dtype.bits - 1)), Type(key.dtype)), along(x, dim)
+    left, values, places = None, [], []
+    for _ in range(k):
+        greatest = unsqueeze(reduce_max(key if left is None else where(left, key, lowest), (dim,)), dim)
+        here = eq(key, greatest) if left is None else left & eq(key, greatest)
+        at = unsqueeze(reduce_min(where(here, place, x.shape[dim]), (dim,)), dim)
+        values.append(unsqueeze(_chosen(x, eq(place, at), dim), dim))
+        places.append(at)
+        left = lt(key, greatest) | (eq(key, greatest) & gt(place, at))
+    return cat(values, dim), cat(places, dim)
+
+
 def _topk(x: Node, k: Index, dim: int, largest: bool) -> tuple[Node, Node]:
     n = x.shape[dim] if x.rank else 1
     if isinstance(k, int) and (k < 0 or (isinstance(n, int) and k > n)):
         raise BadArgument(op="topk", name="k", rule=f"in [0, {n}]", got=k, hint="")
-    check_row(n, "topk")
     if not x.rank:
         if k != 1:
             raise BadArgument(op="topk", name="k", rule="1 for a scalar", got=k, hint="")
         return _first(x)
+    if isinstance(k, int) and 0 < k <= FEW and (x.dtype.bits > 8 if x.dtype.is_float else x.dtype.kind in "ib"):
+        return _one_by_one(x, k, dim, largest)
+    check_row(n, "topk")
     return _at_ranks(x, ranks(x, dim, largest), numbers(k), dim)
 
 
 @declare(expand=_topk)
 def topk(x: torch.Tensor, k: Size, dim: Dim = -1, largest: Flag = True):
-    """The k greatest or least elements along dim, in order, and where they were; of equal ones the first. n^2
-    comparisons a row, of at most 4096 elements"""
+    """The k greatest or least elements along dim, in order, and where they were; of equal ones the first. Up to eight
+    are found one by one; more take n^2 comparisons a row, of at most 4096 elements"""
     values, places = torch.sort(x, dim=dim, descending=largest, stable=True)
     return (values.narrow(dim, 0, k), places.narrow(dim, 0, k)) if x.ndim else (values, places)
 
@@ -361,7 +381,8 @@ def msort(input):
 
 @spells("torch.topk", "Tensor.topk")
 def topk_(input, k, dim=-1, largest=True, sorted=True):
-    _row(input, dim, "topk")
+    if type(k) is not int or k > FEW:
+        _row(input, dim, "topk")
     _within(input, k, dim, "topk", 0)
     return torch.return_types.topk(topk(input, k, dim, largest))
 

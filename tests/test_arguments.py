@@ -8,9 +8,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fusedsl import formats
 from fusedsl.arguments import BELOW, Tensor, materialise, meta, parse
 from fusedsl.errors import BadText
-from fusedsl.types import STORED, bf16, bool_, dtype, f16, f32, i8, i64
+from fusedsl.parts import part_types
+from fusedsl.types import STORED, bf16, bool_, dtype, f16, f32, i8, i64, u8
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,17 @@ def test_keywords_follow_positions():
         ("f32[2], f32", 1, 9, "f32[8] is a tensor"),
         ("f32[B=2], f32[B=3]", 1, 15, "It is 2 already"),
         ("f31[8]", 1, 1, "dtype"),
-        ("u3[8]", 1, 1, "No torch tensor holds it"),
-        ("f32[8], u3:g128[8, 8]", 1, 11, "Packed formats have no text yet"),
+        ("u12[8]", 1, 1, "No torch tensor holds it"),
+        ("mxfp5[8, 64]", 1, 1, "Close to it: mxfp4"),
+        ("f32[8], u9:g128[8, 8]", 1, 9, "Integers have 1 to 8 bits"),
+        ("f32[8],\n u4 : g128 : fnord[8]", 2, 14, "Options are gN"),
+        ("f32[8],\n u4:\n gg[8]", 3, 2, "Options are gN"),
+        ("nf4:asym[8]", 1, 5, "Only u1 to u8 and i1 to i8 have zero points"),
+        ("table(1, 0)[8]", 1, 1, "each above the one before"),
+        ("table[8]", 1, 1, "A table has its numbers in parentheses"),
+        ("u4[]", 1, 1, "a dimension along which groups run"),
+        ("u4[8, 8; 8, 1]", 1, 10, "no strides of its own"),
+        ("u4[8 < 3]", 1, 8, "Only integers have a bound"),
         ("f32[-1]", 1, 5, "A size is 0 or more"),
         ("f32[4; -1]", 1, 8, "A stride is 0 or more"),
         ("f32[4, 4; 1]", 1, 11, "a stride for each of the 2 sizes, got 1"),
@@ -80,9 +91,42 @@ def test_errors_say_where_and_what_to_do(text, row, column, says):
     assert says in str(caught.value)
 
 
+PACKED = ["u3:g128", "u4", "u8:row", "i8:g16:bf16", "nf4:g64", "e2m1:g32", "e4m3:noscale", "mxfp4", "nvfp4", "mxint8",
+          "ternary:g64", "u2:fzero:g8", "table(-1, -.5, 0, 1):g4:f32", "table(0,1)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PACKED)
+def test_packed_tensors(text):
+    found = parse(f"{text}[N=3, K=70], f16[K]")
+    format = formats.parse(text)
+    assert found.args[0] == Tensor(f16, (3, 70), format=format)
+    for (made, _), _ in (meta(found), materialise(found)):
+        assert (made.format, tuple(made.shape), made.dtype, made.axis) == (format, (3, 70), torch.float16, 1)
+        parts = {name: part for name, part in made.parts._asdict().items() if part is not None}
+        assert {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()} == part_types(format, (3,), 70)
+    again, _ = materialise(found)
+    assert torch.equal(made.data, again[0].data)
+    assert len(made.data.unique()) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("u4[8]", f32), ("u4[8], i64[8], bool[2]", f32), ("u4[8], bf16[8], f16[8]", bf16),
+     ("u4[8], x=[3, (f16[8], bf16[8])], y=f64[8]", f16), ("u4:bf16[8], u8[8]", f32)],
+)  # fmt: skip
+def test_what_is_packed_stands_for_the_first_floats(text, kind):
+    assert parse(text).args[0].dtype is kind
+
+
+def test_a_dtype_of_torch_alone_is_no_format():
+    assert parse("u8[8], i8[8]").args == (Tensor(u8, (8,)), Tensor(i8, (8,)))
+
+
 @given(st.text(alphabet="f3216i8bool[],;=<()B \n\"'-.e:", max_size=20))
 @example("f32[")
 @example("'")
+@example("u8:")
+@example("table()[2]")
 def test_any_text_is_arguments_or_bad_text(text):
     try:
         parse(text)

@@ -45,6 +45,10 @@ def branch(x):
     return x if x.sum() > 0 else -x
 
 
+def linear(x, w):
+    return x @ w.mT
+
+
 def several(parts):
     return parts[0] + parts[1]
 
@@ -202,6 +206,18 @@ def test_a_function_of_an_installed_module(run):
     assert "dyt: 1 launch" in run("explain", "fusedsl.workloads:dyt", "--args", "f32[4, N=8], f32[1], f32[N], f32[N]")
 
 
+def test_packed_arguments(run, model):
+    text = "f16[16, K=512], u3:g128[N=64, K]"
+    assert "linear: 1 launch, 31,488 bytes" in run("explain", f"{model}:linear", "--args", text)
+    for stage, says in [
+        ("graph", "w_codes_main: u16[2, 3, 16, N]"), ("fused", "biased(w_codes_main, bits=3"),
+        ("triton", "def linear(x_ptr, w_codes_main_ptr"), ("ptx", "lop3.b32"), ("asm", ".file"),
+    ]:  # fmt: skip
+        assert says in run("dump", f"{model}:linear", "--args", text, "--stage", stage)
+    text = run("check-kernel", "fusedsl.cpu_kernels:gemv_kernel", "--args", "u4[8, 8]", ends=2)
+    assert "packed, and a kernel takes plain tensors" in " ".join(text.split())
+
+
 # ---- explain ---------------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +236,7 @@ def test_a_users_mistake_is_told_with_its_line(run, model):
     ("arguments", "ends", "says"),
     [
         (["MODEL:softmax", "--args", "f32[4"], 1, "BadText: the list of arguments does not follow the grammar at"),
-        (["MODEL:softmax", "--args", "u3:g128[4]"], 1, "Packed formats"),
+        (["MODEL:softmax", "--args", "u9:g128[4]"], 1, "Integers have 1 to 8 bits"),
         (["MODEL:softmax"], 2, "does not fit softmax(x): missing a required argument: 'x'"),
         (["MODEL:softmax", "--args", "f32[4], 3"], 2, "too many positional arguments"),
         (["MODEL:softmx"], 2, "there is no softmx; close to it: softmax"),
@@ -323,7 +339,7 @@ def test_bench_workloads(run):
 
 def test_bench_cpu(run):
     names = ("gelu", "softmax", "cross_entropy", "matmul", "attention", "gemv", "bent_attention", "decoding",
-             "linear_gelu", "linear_cross_entropy", "call")  # fmt: skip
+             "linear_gelu", "linear_cross_entropy", "packed_gemv", "packed_matmul", "call")  # fmt: skip
     head, *rows, calls = run("bench", "cpu", *names, "--small", "--threads", "1").splitlines()
     assert head.split()[:3] == ["row", "into", "ms"]
     assert {row.split()[0] for row in rows} == set(names) - {"call"}

@@ -155,6 +155,14 @@ CHAINS: dict[str, tuple[Any, Any]] = {
         lambda: (torch.randn(5, 512), packed(48, 512, format="i4:g64"), torch.randn(512, 8), torch.randn(8, 48)),
     ),
     "softmax of int8": (lambda w: torch.softmax(w, -1), lambda: (packed(6, 300, format="i8:g60"),)),
+    "similarity": (
+        lambda x, w: torch.topk(x @ w.mT, 4),
+        lambda: (torch.randn(3, 256), packed(200, 256, format="e4m3")),
+    ),
+    "similarity of many": (
+        lambda x, w: torch.topk(x @ w.mT, 3),
+        lambda: (torch.randn(2, 128), packed(5000, 128, format="u4:g64")),
+    ),
     "keys and values": (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
         lambda: (torch.randn(2, 9, 64), packed(2, 70, 64, format="u4:g32"), packed(2, 70, 64, format="u2:g32")),

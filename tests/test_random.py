@@ -49,6 +49,7 @@ def draws(x, dtype):
     )  # fmt: skip
 
 
+@FEW
 @given(size=SIZES, dtype=st.sampled_from(FLOATS), seed=st.integers(0, 2**32))
 @example([3, 0], torch.float32, 1)
 @example([], torch.bfloat16, 2)

@@ -18,18 +18,19 @@ MOST_PIECES = 8
 def split_axes(writes: list[Write], origin: Origin | None = None) -> list[Write]:
     """The writes with every such axis split."""
     for axis in dict.fromkeys(a for w in writes for a in w.axes):
-        step = _step(writes, axis)
+        mine = [w for w in writes if axis in w.axes]
+        step = _step(mine, axis)
         if step is not None:
             pieces = _pieces(axis, step)
             inner = Variable(axis.name, step)
-            writes = [v for u in range(pieces) for v in rename(writes, {axis: poly(inner) + u * step}, origin)]
+            place = poly(inner) if step != 1 else 0
+            cut = [v for u in range(pieces) for v in rename(mine, {axis: place + u * step}, origin)]
+            writes = [*cut, *(w for w in writes if w not in mine)]
     return writes
 
 
 def _step(writes: Sequence[Write], axis: Variable) -> Index | None:
     """The length of the pieces, None where the axis is not chosen piece by piece, or is used otherwise as well."""
-    if any(axis not in w.axes for w in writes):
-        return None
     cuts: list[Index] = []
     for e in walk([w.value for w in writes]):
         if e.is_fold and axis in _free_below(e):

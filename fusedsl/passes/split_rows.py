@@ -12,6 +12,8 @@ from ..index import Atom, Index, Poly, Variable, divide_exactly, poly, sole_atom
 from ..lower import Origin, Refusal, Write, rename
 from ..scalar import Expr, walk
 from ..schedule import check
+from .split_axes import split_axes
+from .split_units import split_units
 from .unify_axes import unify_axes
 
 FEW = 8
@@ -33,7 +35,7 @@ def split_rows(writes: list[Write], origin: Origin | None = None) -> list[Write]
 
 def _fits(writes: list[Write]) -> bool:
     try:
-        check(unify_axes(writes))
+        check(split_axes(unify_axes(split_units(writes))))
     except Refusal:
         return False
     return True

@@ -34,7 +34,7 @@ def _parts(writes: Sequence[Write], axis: Variable) -> tuple[int, int] | None:
     """(rows of a part, parts of a tile), None if nothing depends on a part or the axis is not only summed over."""
     exprs = walk([w.value for w in writes])
     folds = [e for e in exprs if e.is_fold and axis in e["axes"]]
-    if any(axis in w.axes for w in writes) or not all(map(_is_split, folds)):
+    if any(axis in w.axes for w in writes) or not all(map(can_be_cut, folds)):
         return None
     found = {p for e in exprs if e.kind in ("number", "less") for i in indices(e) for p in _depends(i, axis)}
     if len(found) != 1:
@@ -44,10 +44,12 @@ def _parts(writes: Sequence[Write], axis: Variable) -> tuple[int, int] | None:
     return (rows, parts) if rows >= LEAST_ROWS and 1 < parts <= MOST_PARTS and whole else None
 
 
-def _is_split(fold: Expr) -> bool:
+def can_be_cut(e: Expr) -> bool:
     """Whether it is a reduction whose terms another op puts together two by two."""
-    assert fold.op is not None
-    return fold.kind == "reduce" and len(fold.args) == 1 and bool(fold.op.reduction and fold.op.reduction.pairwise)
+    if e.kind != "reduce" or len(e.args) != 1:
+        return False
+    assert e.op is not None and e.op.reduction is not None
+    return bool(e.op.reduction.pairwise)
 
 
 def _depends(index: Index, axis: Variable) -> Iterator[tuple[int, int]]:
@@ -76,21 +78,22 @@ def _split(writes: Sequence[Write], axis: Variable, rows: int, parts: int, origi
     for e in walk([w.value for w in writes]):
         memo[e] = rebuilt(e, memo)
         if e.kind == "reduce" and axis in e["axes"]:
-            memo[e] = _over_parts(memo[e], axis, places, within)
+            memo[e] = in_terms(memo[e], axis, places, within)
     follow(origin, memo)
     return [Write(w.tensor, w.axes, w.index, memo[w.value]) for w in writes]
 
 
-def _over_parts(e: Expr, axis: Variable, places: Sequence[Index], within: Sequence[Variable]) -> Expr:
+def in_terms(e: Expr, axis: Variable, places: Sequence[Index], within: Sequence[Variable]) -> Expr:
+    """A reduction over an axis as one over the axes within the places that stand for it, of all of them together."""
     assert e.op is not None and e.op.reduction is not None
-    mappings: list[dict[Atom, Index]] = [{axis: place} for place in places]
+    pairwise, mappings = e.op.reduction.pairwise, [dict[Atom, Index]({axis: place}) for place in places]
     terms = [substitute(e.args[0], mapping) for mapping in mappings]
     axes = tuple(v for a in e["axes"] for v in (within if a is axis else (a,)))
     attrs = {**e.attrs, "axes": axes}
-    if product_of(make("reduce", e.dtype, (terms[0],), e.op, **attrs)) is None and is_contraction(e):
+    if is_contraction(e) and product_of(make("reduce", e.dtype, (terms[0],), e.op, **attrs)) is None:
         terms = _by_factor(terms, axes[-1])
-    body = reduce(lambda a, b: apply(e.op.reduction.pairwise, a, b), terms)  # type: ignore[union-attr]
-    return make("reduce", e.dtype, (body,), e.op, **attrs)
+    body = reduce(lambda a, b: apply(pairwise, a, b), terms)
+    return make("reduce", e.dtype, (body,), e.op, **attrs) if axes else body
 
 
 def _by_factor(terms: Sequence[Expr], row: Variable) -> list[Expr]:
