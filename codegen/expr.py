@@ -12,7 +12,7 @@ from fusedsl.ops.helpers import HELPERS
 from fusedsl.scalar import Expr, Loaded
 from fusedsl.types import DType, dtype, f32
 
-from .bits import biased_name
+from .bits import half_name
 
 # Types whose conversion targets lack (sm_80 has no e4m3) or do otherwise than torch (e5m2 goes on to inf): tensors of
 # them are passed as bits, helpers convert.
@@ -141,7 +141,9 @@ class ExprText:
         return f"{'_power_of_halves' if e['halves'] else '_power'}({value}, {scale}, {top})"
 
     def _biased(self, e: Expr, want: tuple[Axis, ...]) -> str:
-        return f"{biased_name(e)}({', '.join(self.value(a, want) for a in e.args)})"
+        return f"{half_name(e)}({', '.join(self.value(a, want) for a in e.args)})"
+
+    _raised = _biased
 
     def _fma(self, e: Expr, want: tuple[Axis, ...]) -> str:
         texts = [literal(a["value"], a.dtype, typed=True) if a.kind == "const" else self.value(a, want) for a in e.args]

@@ -5,6 +5,7 @@ The same Kernel always gives the same bytes. Tile sizes are constexpr parameters
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def for_target(text: str, target: str) -> str:
         return text
     for name, power in GPU_POWERS.items():
         text = text.replace(HELPERS[name].strip(), power.strip())
-    for name in PTX if target.startswith("sm_") else ():
+    for name in (n for n in PTX if target.startswith("sm_") and f"{n}(" in text):
         text = text.replace(HELPERS[name].strip(), PTX[name].strip())
     if "tl.exp(" in text:
         imports, functions = text.split("\n\n\n", 1)
@@ -131,10 +132,10 @@ def _used_helpers(body: str) -> list[str]:
     found: list[str] = []
 
     def visit(text: str) -> None:
-        for name, helper in HELPERS.items():
-            named = f"{name}(" in text or f"{name})" in text or f"{name}," in text
-            if named and name not in found:
-                visit(helper.split(":", 1)[1])
+        names = set(re.findall(r"\b_\w+(?=[(),])", text))
+        for name in (n for n in HELPERS if n in names):
+            if name not in found:
+                visit(HELPERS[name].split(":", 1)[1])
                 found.append(name)
 
     visit(body)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .algebra import apply, is_op
+from .formats import ELEMENTS, Element
 from .ir import Node
 from .kernel import Buffer
 from .scalar import Expr, constant, make
@@ -48,7 +50,7 @@ class Halves:
             return self._code(e.args[0]) or make("apply", self.to, e.args, e.op, dtype=self.to)
         if is_op(e, "add", "sub") and self._fits(whole(e)):
             return self._sum(e)
-        return None
+        return self._small_float(e) if is_op(e, "small_float") else None
 
     def _fits(self, bounds: Bounds) -> bool:
         return bounds is not None and max(-bounds[0], bounds[1]) <= WHOLE[self.to.name]
@@ -78,17 +80,42 @@ class Halves:
         down = constant(2.0 ** -start["raised"], self.to)
         return make("fma", self.to, (start, down, other if sign > 0 else _negative(other)))
 
+    def _small_float(self, e: Expr) -> Expr | None:
+        """The bits where an f16 has them, which make the float 2**(15 - bias) times too small."""
+        (code,), element = e.args, ELEMENTS[e["element"]]
+        place = _place(code)
+        if place is None or self.to.name != "f16" or not fits_f16(element) or code["bits"] != element.bits:
+            return None
+        low = make("raised", self.to, place.words, element=element.name, shift=place.shift)
+        return apply("mul", low, constant(2.0 ** (15 - element.bias), self.to))
+
     def _biased(self, code: Expr) -> Expr | None:
         """A code at a known place of words of 16 bits, and the bias added up. Where the digits of a half reach so high
         the code stays where it is, 2**raised times what it is: that saves a shift."""
-        if not is_op(code, "field", "joined_field") or code.dtype.bits != 16:
+        place, bias = _place(code), BIAS[self.to.name]
+        if place is None or 1 << code["bits"] > bias:
             return None
-        *words, shift = code.args
-        bias, bits = BIAS[self.to.name], code["bits"]
-        if shift.kind != "const" or 1 << bits > bias:
-            return None
-        at = shift["value"]
-        return make("biased", self.to, tuple(words), bits=bits, shift=at, raised=at if 1 << (bits + at) <= bias else 0)
+        raised = place.shift if 1 << (code["bits"] + place.shift) <= bias else 0
+        return make("biased", self.to, place.words, bits=code["bits"], shift=place.shift, raised=raised)
+
+
+class _Place(NamedTuple):
+    words: tuple[Expr, ...]
+    shift: int
+
+
+def _place(code: Expr) -> _Place | None:
+    """The words of 16 bits that a code is in, if it is known where."""
+    if not is_op(code, "field", "joined_field") or code.dtype.bits != 16:
+        return None
+    *words, shift = code.args
+    return _Place(tuple(words), shift["value"]) if shift.kind == "const" else None
+
+
+def fits_f16(element: Element) -> bool:
+    """Whether a small float is one of f16's with fewer bits, but for a power of two."""
+    has_place = element.kind == "float" and 1 <= element.exponent <= 4 and element.mantissa <= 10
+    return has_place and element.specials == "finite"
 
 
 def _added(e: Expr, number: int) -> Expr:

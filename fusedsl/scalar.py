@@ -33,6 +33,8 @@ class Expr:
     biased    a half: a power of two (see halves.py) and the code      bits, shift,
               of so many bits in the word args[0], or there and above  raised
               it in args[1], times 2**raised
+    raised    a small float times a power of two, in half precision:   element, shift
+              its code in the word args[0], or there and above it
     fma       args[0] * args[1] + args[2], rounded once
     round     args[0] rounded to a narrower float and back             to: DType
     select    args[1] where args[0], else args[2]; never a mask

@@ -185,35 +185,47 @@ def run_ptx(text: str, word: np.ndarray, above: np.ndarray) -> np.ndarray:
     """What PTX of ours gives for 32-bit registers."""
     registers = {"$1": word.astype(np.uint32), "$2": above.astype(np.uint32)}
     for line in text.split("{ .reg .b32 a, b;")[1].split("}")[0].strip(" ;").split(";"):
-        name, *operands = line.replace(",", " ").split()
-        to, *rest = operands
+        name, to, *rest = line.replace(",", " ").split()
         values = [registers[o] if o in registers else np.uint32(int(o, 0)) for o in rest]
         registers[to] = {
-            "mov.b32": lambda a: a, "shr.b32": lambda a, n: a >> n, "shl.b32": lambda a, n: a << n,
+            "shr.b32": lambda a, n: a >> n, "shl.b32": lambda a, n: a << n, "and.b32": lambda a, b: a & b,
             "lop3.b32": lambda a, b, c, table: (a & b) | c,
         }[name](*values)  # fmt: skip
         assert name != "lop3.b32" or values[3] == 0xEA
     return registers["$0"]
 
 
+def wanted(name: str, code: np.ndarray) -> np.ndarray:
+    """The bits of the half that stands for a code."""
+    kind, _, shift, half = name[1:].split("_")
+    if kind[0] == "u":
+        stays = 1 << (int(kind[1:]) + int(shift)) <= BIAS[half]
+        return bits.MAGIC[half] | code << (int(shift) if stays else 0)
+    element = ELEMENTS[kind]
+    low = element.decode(torch.from_numpy(code.astype(np.int32)), torch.float64) * 2.0 ** (element.bias - 15)
+    return low.half().view(torch.int16).numpy().astype(np.uint16)
+
+
 @pytest.mark.parametrize("name", bits.PTX)
 def test_ptx_gives_what_triton_does(name: str) -> None:
     """All words, beside words that differ from them in every bit; what lies beside in the register changes nothing."""
-    width, place, half = name[2:].split("_at_")[0], *name.split("_at_")[1].split("_")
-    n, shift, magic = int(width), int(place), bits.HALVES[half]
+    kind, _, shift, _ = name[1:].split("_")
+    width = int(kind[1:]) if kind[0] == "u" else ELEMENTS[kind].bits
     word = np.arange(65536, dtype=np.uint32)
     above = word[::-1].copy()
-    code = ((word | above << 16) >> shift) & ((1 << n) - 1)
-    code <<= shift if 1 << (n + shift) <= BIAS[half] else 0
+    exact = wanted(name, (word | above << 16) >> int(shift) & ((1 << width) - 1))
     for other in (0, 0xFFFF, 0x5A5A):
         low = run_ptx(bits.PTX[name], word | np.uint32(other << 16), above | np.uint32(other << 16))
         high = run_ptx(bits.PTX[name], word << 16 | np.uint32(other), above << 16 | np.uint32(other))
-        assert (low & 0xFFFF == code | magic).all() and (high >> 16 == code | magic).all()
-    assert HELPERS[name] != bits.PTX[name]
+        assert (low & 0xFFFF == exact).all() and (high >> 16 == exact).all()
+    pieces, base = bits.PIECES[name]
+    moved = [(w << p.left if p.left > 0 else w >> -p.left) & p.mask for p in pieces for w in [(word, above)[p.word]]]
+    assert (np.bitwise_or.reduce([np.full_like(word, base), *moved]) == exact).all() and name in HELPERS
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("format", ["u4:g32", "i3:g32", "u8:g32", "u7:g64", "u5:fzero:g32", "i8:g32"])
+@pytest.mark.parametrize("format", ["u4:g32", "i3:g32", "u8:g32", "u7:g64", "u5:fzero:g32", "i8:g32", "e2m1:g32",
+                                    "e3m2:g32", "e1m5:g64", "e4m2:g32", "e4m3:g32"])  # fmt: skip
 def test_weights_in_half_precision_are_rounded_once(format: str, dtype: torch.dtype) -> None:
     """A product with the identity shows each weight: the one that unpack gives."""
     w = pack(torch.randn(48, 256).to(dtype), f"{format}:bf16" if dtype is torch.bfloat16 else format)
@@ -270,6 +282,13 @@ def per_weight(format: str, target: str) -> float:
 def test_instructions_for_a_weight_with_scales_of_groups(width: int, target: str, most: float) -> None:
     """gemlite's kernel of 4 bits takes 6.9."""
     assert per_weight(f"u{width}:sym:g128", target) <= most
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+@pytest.mark.parametrize("format", ["e2m1:g32", "e3m2:g32", "e1m1:g32"])
+def test_instructions_for_a_weight_that_is_a_small_float(format: str) -> None:
+    assert per_weight(format, "sm_80") <= 4.8
 
 
 @pytest.mark.slow

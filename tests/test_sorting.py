@@ -1,5 +1,7 @@
 """Sorting, and what is made of ranks: against torch bit for bit, for values that compare in special ways."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -126,7 +128,7 @@ def test_rows_that_are_too_long_are_told():
     f = fuse(lambda x: x.sort().values)
     assert_identical(f(torch.tensor([3.0, 1.0, 2.0])), torch.tensor([1.0, 2.0, 3.0]))
     for name, call in {
-        "sort": lambda x: x.sort(), "argsort": lambda x: x.argsort(), "topk": lambda x: x.topk(3),
+        "sort": lambda x: x.sort(), "argsort": lambda x: x.argsort(), "topk": lambda x: x.topk(9),
         "median": lambda x: x.median(), "quantile": lambda x: x.quantile(0.5), "mode": lambda x: x.mode(),
     }.items():  # fmt: skip
         with pytest.raises(BadArgument, match=f"{name}: the row must be of at most {MOST} elements, got {MOST + 1}. "):
@@ -135,6 +137,21 @@ def test_rows_that_are_too_long_are_told():
         f(torch.zeros(MOST + 1))
     with pytest.raises(DataDependent):
         fuse(lambda x: torch.unique(x))(torch.zeros(3))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.int8])
+def test_the_few_greatest_of_a_row_of_any_length(dtype, largest):
+    """NaN first, equal elements as they stand, and what is masked no different from -inf."""
+    for n, k in ((1, 1), (5, 5), (300, 8), (9000, 4)):
+        x = (torch.randn(4, n) * 3).round().to(dtype)
+        if dtype.is_floating_point and n > 4:
+            x[0, 1], x[0, 4], x[1, 2:] = math.nan, math.nan, -math.inf
+            x[2, :3], x[3, 0], x[3, 1] = math.inf, -0.0, 0.0
+        values, places = fuse(lambda x, k=k: torch.topk(x, k, largest=largest))(x)
+        wanted = torch.sort(x, descending=largest, stable=True)
+        assert torch.equal(places, wanted.indices[:, :k])
+        assert_identical(values, wanted.values[:, :k].contiguous())
 
 
 @pytest.mark.parametrize("size", [(5, 4), (70, 3), (3000, 2)])
