@@ -381,7 +381,7 @@ def msort(input):
 
 @spells("torch.topk", "Tensor.topk")
 def topk_(input, k, dim=-1, largest=True, sorted=True):
-    if type(k) is not int or k > FEW:
+    if not (isinstance(k, int) and k <= FEW):
         _row(input, dim, "topk")
     _within(input, k, dim, "topk", 0)
     return torch.return_types.topk(topk(input, k, dim, largest))
