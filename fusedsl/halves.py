@@ -138,7 +138,7 @@ def whole(e: Expr) -> Bounds:
         return whole(e.args[0])
     if e.kind == "load" and e.dtype.is_integer and e.dtype.bits <= 8:
         return (0, 255) if e.dtype.kind == "u" else (-128, 127)
-    if is_op(e, "add", "sub"):
+    if is_op(e, "add", "sub") and e.dtype.is_float:  # integers wrap around
         first, second = whole(e.args[0]), whole(e.args[1])
         if first is not None and second is not None:
             (a, b), (c, d) = first, second

@@ -15,9 +15,10 @@ from .levels import passes
 from .lower import Origin, Write, lower
 from .options import Rung, say
 from .passes.cascade import cascade
+from .passes.common_axes import common_axes
 from .passes.decompose import decompose
 from .passes.fix_rows import fix_rows, with_sizes
-from .passes.fuse_vertically import Group, Partition, fuse_vertically, with_axes_of_one_kernel
+from .passes.fuse_vertically import Group, Partition, fuse_vertically
 from .passes.merge_axes import merge_axes
 from .passes.scale_exponents import scale_exponents
 from .passes.simplify import apart, simplify
@@ -95,7 +96,7 @@ def specialise(
 def writes_of(group: Group, buffers: Mapping[Node, Buffer], eager: bool, origin: Origin) -> list[Write]:
     """A launch's stores as scalar expressions over as few axes as can be."""
     writes = still_dims(lower(group.stores, group.boundary, eager, origin), buffers, origin)
-    return merge_axes(with_axes_of_one_kernel(writes, origin), buffers, origin)
+    return merge_axes(common_axes(writes, origin), buffers, origin)
 
 
 def kernel_of(

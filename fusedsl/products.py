@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .algebra import factors, summands
 from .index import Variable
@@ -49,22 +50,30 @@ def product_of(e: Expr) -> Product | None:
     if not is_contraction(e) or not e.dtype.is_float:
         return None
     found = [_term(e, term) for term in summands(e.args[0])]
-    first = found[0]
-    terms = []
+    first, terms = found[0], []
     for one in found:
-        if one is None or first is None:
+        if one is None or first is None or one.batch != first.batch:
             return None
-        left, right, *axes = one
-        if axes[:2] == [first[3], first[2]]:
-            left, right, axes = right, left, [axes[1], axes[0], axes[2]]
-        if axes != [*first[2:]]:
+        if (one.rows, one.columns) == (first.columns, first.rows):
+            terms.append((one.right, one.left))
+        elif (one.rows, one.columns) == (first.rows, first.columns):
+            terms.append((one.left, one.right))
+        else:
             return None
-        terms.append((left, right))
-    return Product(e, tuple(terms), *first[2:]) if first is not None else None
+    return Product(e, tuple(terms), first.rows, first.columns, first.batch) if first is not None else None
 
 
-def _term(e: Expr, term: Expr) -> tuple[Side, Side, Free, Free, Free] | None:
-    """The operands of one product under the sum, with rows, columns and batch."""
+class _Term(NamedTuple):
+    """One product under the sum."""
+
+    left: Side
+    right: Side
+    rows: Free
+    columns: Free
+    batch: Free
+
+
+def _term(e: Expr, term: Expr) -> _Term | None:
     summed = frozenset(e["axes"])
     parts = factors(term)
     moving = [f for f in parts if f.free - summed and f.free & summed]
@@ -76,7 +85,7 @@ def _term(e: Expr, term: Expr) -> tuple[Side, Side, Free, Free, Free] | None:
     for loose in [f for f in parts if f not in left and f not in right]:  # before any is added
         to = left if len(left) > 1 or left[0].kind != "load" or right[0].kind == "load" else right
         to.append(loose)
-    return tuple(left), tuple(right), rows, columns, batch
+    return _Term(tuple(left), tuple(right), rows, columns, batch)
 
 
 def _components(parts: Iterable[tuple[Expr, Free]]) -> list[tuple[list[Expr], Free]]:

@@ -44,8 +44,31 @@ class Quantized:
         self.parts, self.made = tuple(parts), made
 
     def __getattr__(self, name: str) -> Any:
-        rule, hint = "only returned", "Compute with what is quantized, or read the result in another function."
-        raise BadArgument(op="quantize", name="the result", rule=rule, got=f".{name}", hint=hint)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _only_returned(f".{name}")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise _only_returned(getattr(function, "__name__", str(function)))
+
+
+def _only_returned(got: str) -> BadArgument:
+    rule, hint = "only returned", "Compute with what is quantized, or read the result in another function."
+    return BadArgument(op="quantize", name="the result", rule=rule, got=got, hint=hint)
+
+
+def _refuse(name: str) -> Any:
+    def method(self: Quantized, *args: Any) -> Any:
+        raise _only_returned(name)
+
+    return method
+
+
+_OPERATORS = """add radd sub rsub mul rmul truediv rtruediv matmul rmatmul pow neg abs lt le gt ge getitem setitem len
+iter bool float int and or xor invert"""
+for _name in _OPERATORS.split():
+    setattr(Quantized, f"__{_name}__", _refuse(f"__{_name}__"))
 
 
 def quantize(x: Tensor, format: str | Format, axis: int = -1) -> Packed:
@@ -55,8 +78,11 @@ def quantize(x: Tensor, format: str | Format, axis: int = -1) -> Packed:
     Raises BadText for a format that does not parse, BadArgument for what is no float, and for a table of many numbers,
     which a kernel does not compare with."""
     format = parse(format)
-    if type(x) in (Tensor, torch.nn.Parameter):
+    if not hasattr(x, "__fused_apply__"):  # no tensor of a trace
         return pack(x, format, axis)
+    if not x.dim():
+        hint = "Use .unsqueeze(0), or .float()[None]."
+        raise BadArgument(op="quantize", name="x", rule="of one dimension or more", got="a scalar", hint=hint)
     if x.dtype not in FLOATS[:4]:
         hint = "Cast with .to(torch.float32)."
         raise BadArgument(op="quantize", name="x", rule="a float of 16 bits or more", got=str(x.dtype), hint=hint)

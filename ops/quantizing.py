@@ -152,8 +152,9 @@ _moved = TypeRule(lambda types: Type(u8, broadcast([t.shape for t in types], "mo
 @declare(type=_moved, triton=_moved_text, domain=((0, 255), (-7, 7)))
 def moved(code: torch.Tensor, left: torch.Tensor):
     """The bits of a code in a byte, so many places to the left, below 0 to the right; what leaves the byte is lost"""
-    left = left.int()
-    return ((code.int() << left.clamp(min=0) >> (-left).clamp(min=0)) & 255).to(torch.uint8)
+    places, wide = left.int(), code.int()
+    moved = torch.where(places >= 0, wide << places.clamp(min=0), wide >> (-places).clamp(min=0))
+    return (moved & 255).to(torch.uint8)
 
 
 def _units(bits: int) -> tuple[int, int]:
@@ -283,6 +284,8 @@ def _grid(grouped: Node, format: Format, second: Node | None, size: int) -> tupl
     element, dim = format.element, (grouped.rank - 1,)
     if element.kind == "ternary":
         used = [min(group_size(format, size), size - at) for at in range(0, size, group_size(format, size))]
+        if not used:
+            used = [1]
         if len(set(used)) > 1:
             raise BadArgument(op="quantize", name="format", rule="of whole groups where it is ternary",
                               got=f"{size} values", hint=f"A group that divides {size} does.")  # fmt: skip
@@ -303,7 +306,7 @@ def _grid(grouped: Node, format: Format, second: Node | None, size: int) -> tupl
 
 def _second(grouped: Node, format: Format) -> Node:
     """The factor of all scales of a tensor."""
-    if format.scale not in ("f8e4m3", "f16"):
+    if format.scale not in ("f8e4m3", "f16") or 0 in grouped.shape:
         return constant(1.0, Type(f32))
     most = amax(abs(grouped)) / (torch.finfo(stored_dtype(format.scale)).max * reach(format))
     return where(gt(most, 0), clamp_min(most, torch.finfo(torch.float32).smallest_normal), 1.0)

@@ -56,6 +56,7 @@ ORDER = [
     "fusedsl.levels",
     "fusedsl.state",
     "fusedsl.products",
+    "fusedsl.terms",
     "fusedsl.roles",
     "fusedsl.ranges",
     "fusedsl.splits",

@@ -332,6 +332,33 @@ def test_many_layers_are_planned_in_bounded_pieces():
     assert plan.compulsory_bytes <= plan.bytes
 
 
+@pytest.mark.parametrize("name", ["interleaved", "rotary", "in two tensors"])
+def test_products_of_what_is_chosen_place_by_place(name: str) -> None:
+    """A choice that comes again all along the axis is no cut of it; one at a place is."""
+    if name == "in two tensors":
+        f, args = lambda x, v, w: x @ torch.cat([v, w]), (torch.randn(9, 300), torch.randn(100, 7), torch.randn(200, 7))
+    elif name == "interleaved":
+        f = lambda x, y, w: torch.stack([x, y], -1).flatten(-2) @ w
+        args = torch.randn(9, 300), torch.randn(9, 300), torch.randn(600)
+    else:
+        f, args = _turned, (torch.randn(33, 512), torch.randn(33, 256), torch.randn(33, 256), torch.randn(40, 512))
+    assert_launches(f, args, 1)
+    assert_matches(f, args)
+    (kernel,) = fuse(f).plan(*args).kernels
+    assert kernel.source.count("tl.load(") <= 16
+
+
+def _turned(x, cos, sin, w):
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2) @ w.mT
+
+
+def test_products_with_what_stays_the_same_in_each_part() -> None:
+    places = lambda x: torch.arange(16).repeat_interleave(16).float() @ x.repeat_interleave(16, 0)
+    assert_matches(places, (torch.randn(16, 5),))
+    assert_matches(places, (torch.randn(16),))
+
+
 def test_the_mean_of_the_losses_of_many_rows_of_a_product():
     """Loops over rows, over classes in each round, and over what is summed in each of those: of two that sum over the
     same axis, one has a score of each class and the other has not."""

@@ -146,14 +146,26 @@ def test_it_is_itself_outside_of_a_fused_function() -> None:
     assert_same(fusedsl.quantize(x, "i4:g32"), pack(x, "i4:g32"))
 
 
+def test_packed_tensors_and_empty_ones() -> None:
+    given = pack(torch.randn(4, 64), "i8")
+    assert_same(quantize(given, "u3:g16"), pack(given, "u3:g16"))
+    for format in ("nvfp4", "ternary:g32", "i4:g32", "u3", "e4m3:g16"):
+        for shape in ((0, 64), (3, 0)):
+            x = torch.randn(shape)
+            assert_same(fuse(lambda x, format=format: quantize(x, format))(x), pack(x, format))
+
+
 def test_what_it_cannot_do() -> None:
     x = torch.randn(4, 64)
     with pytest.raises(BadText, match="u9"):
         fuse(lambda x: quantize(x, "u9"))(x)
     with pytest.raises(BadArgument, match="16 bits or more"):
         fuse(lambda x: quantize(x.long(), "u4"))(x)
-    with pytest.raises(BadArgument, match="only returned"):
-        fuse(lambda x: quantize(x, "u4").mT)(x)
+    for use in (lambda q: q.mT, lambda q: q + 1, lambda q: q[0], lambda q: 2 * q):
+        with pytest.raises(BadArgument, match="only returned"):
+            fuse(lambda x, use=use: use(quantize(x, "u4")))(x)
+    with pytest.raises(BadArgument, match="one dimension or more"):
+        fuse(lambda x: quantize(x.sum(), "u4"))(x)
     numbers = ",".join(map(str, range(64)))
     with pytest.raises(BadArgument, match="at most 32 numbers"):
         fuse(lambda x: quantize(x, f"table({numbers})"))(x)

@@ -19,21 +19,15 @@ from ..cost import REFERENCE, Machine, distinct_bytes, known
 from ..index import Variable
 from ..ir import Graph, Node, topological
 from ..levels import nests_of
-from ..lower import Origin, Refusal, Write, lower
+from ..lower import Refusal, Write, lower
 from ..products import loops_around, products_of
 from ..roles import Roles
 from ..scalar import Expr, walk
 from ..schedule import loops_of, refuse, shareable, walked
 from ..types import HALVES
 from .cascade import cascade
+from .common_axes import common_axes
 from .fix_rows import sizes_of_rows
-from .nest_folds import nest_folds
-from .split_axes import split_axes
-from .split_folds import split_folds
-from .split_groups import split_groups
-from .split_rows import split_rows
-from .split_units import split_units
-from .unify_axes import unify_axes
 
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
 NARROW, FULL = (*HALVES, "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
@@ -43,14 +37,6 @@ PIECE, RUN = 512, 16384  # indices of a loop that are worth a program of their o
 SHORT = 8  # groups of which every run is priced
 MANY = 16  # times as many numbers as are made of them
 ROW_TILE, LANE_TILE = 1024, 16  # elements a program computes in a chain, columns in a reduction over rows
-
-
-def with_axes_of_one_kernel(writes: list[Write], origin: Origin | None = None) -> list[Write]:
-    """Stores and reductions over axes that are the same wherever they can be."""
-    writes = unify_axes(split_groups(split_folds(writes, origin), origin), origin)
-    writes = split_units(split_rows(writes, origin), origin)
-    writes = split_axes(unify_axes(writes, origin), origin)
-    return nest_folds(unify_axes(writes, origin), origin)
 
 
 @dataclass(frozen=True)
@@ -247,7 +233,7 @@ class _Fuser:
 
     def writes(self, nodes: frozenset[Node]) -> list[Write]:
         group = self._group(nodes)
-        writes = with_axes_of_one_kernel(lower(group.stores, group.boundary))
+        writes = common_axes(lower(group.stores, group.boundary))
         return cascade(writes, walked(writes, self.sizes))[0]
 
     def _cost(self, nodes: frozenset[Node]) -> float:

@@ -18,14 +18,14 @@ MOST_PIECES = 8
 def split_axes(writes: list[Write], origin: Origin | None = None) -> list[Write]:
     """The writes with every such axis split."""
     for axis in dict.fromkeys(a for w in writes for a in w.axes):
-        mine = [w for w in writes if axis in w.axes]
+        mine, others = [w for w in writes if axis in w.axes], [w for w in writes if axis not in w.axes]
         step = _step(mine, axis)
         if step is not None:
             pieces = _pieces(axis, step)
             inner = Variable(axis.name, step)
             place = poly(inner) if step != 1 else 0
             cut = [v for u in range(pieces) for v in rename(mine, {axis: place + u * step}, origin)]
-            writes = [*cut, *(w for w in writes if w not in mine)]
+            writes = [*cut, *others]
     return writes
 
 
@@ -56,7 +56,7 @@ def cut_of(difference: Index, axis: Variable) -> Index | None:
     """c, where the sign of +-axis -+ c decides a comparison."""
     at0, at1 = replace(difference, {axis: 0}), replace(difference, {axis: 1})
     slope = at1 - at0
-    if slope not in (1, -1) or variables(at0):
+    if slope not in (1, -1) or variables(at0) or difference != poly(axis) * slope + at0:
         return None
     # axis < c reads axis - c; c - 1 < axis reads c - 1 - axis
     return -1 * at0 if slope == 1 else at0 + 1

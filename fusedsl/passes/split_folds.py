@@ -2,7 +2,7 @@
 
 A softmax over scores and a learned score beside them, `cat([q @ k.mT, sink], -1)`, has its maximum over an axis one
 longer than the keys. Piece by piece the keys' axis is the one of the product with the values, and all is one loop. A
-product with weights that lie in several pieces is a product with each of them.
+product with what is chosen piece by piece, such as weights in several tensors, is a sum of products.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..index import Index, Variable, is_less, poly
 from ..lower import Origin, Write, follow
 from ..products import is_contraction
 from ..scalar import Expr, make, rebuilt, substitute, walk
-from .split_axes import cut_of
+from .split_axes import MOST_PIECES, cut_of
 
 
 def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
@@ -23,13 +23,13 @@ def split_folds(writes: Sequence[Write], origin: Origin | None = None) -> list[W
     piece."""
     memo: dict[Expr, Expr] = {}
     for e in walk([w.value for w in writes]):
-        memo[e] = _split(rebuilt(e, memo))
+        memo[e] = _split(rebuilt(e, memo), MOST_PIECES)
     follow(origin, memo)
     return [replace(w, value=memo[w.value]) for w in writes]
 
 
-def _split(e: Expr) -> Expr:
-    if e.kind != "reduce" or len(e["axes"]) != 1:
+def _split(e: Expr, most: int) -> Expr:
+    if e.kind != "reduce" or len(e["axes"]) != 1 or most < 2:
         return e
     assert e.op is not None and e.op.reduction is not None
     (axis,) = e["axes"]
@@ -37,7 +37,7 @@ def _split(e: Expr) -> Expr:
     if cut is None:
         return e
     first, second = _piece(e, axis, 0, cut), _piece(e, axis, cut, axis.extent - cut)
-    return apply(e.op.reduction.pairwise, _split(first), _split(second))
+    return apply(e.op.reduction.pairwise, _split(first, most - 1), _split(second, most - 1))
 
 
 def _cut(fold: Expr, axis: Variable) -> Index | None:

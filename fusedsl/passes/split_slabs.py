@@ -9,13 +9,11 @@ sixteen terms, j = 0 ... 15: every shift is a number, and a word is loaded once 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
 
-from ..algebra import apply, factors
-from ..index import Atom, Index, Quotient, Remainder, Variable, atoms, divide_exactly, poly, sole_atom
+from ..index import Index, Quotient, Remainder, Variable, atoms, divide_exactly, poly, sole_atom
 from ..lower import Origin, Write, follow
-from ..products import is_contraction, product_of
-from ..scalar import Expr, indices, make, rebuilt, substitute, walk
+from ..scalar import Expr, indices, rebuilt, walk
+from ..terms import can_be_cut, in_terms
 
 MOST_PARTS = 16
 LEAST_ROWS = 16  # of a part: a product of fewer is as long
@@ -44,14 +42,6 @@ def _parts(writes: Sequence[Write], axis: Variable) -> tuple[int, int] | None:
     return (rows, parts) if rows >= LEAST_ROWS and 1 < parts <= MOST_PARTS and whole else None
 
 
-def can_be_cut(e: Expr) -> bool:
-    """Whether it is a reduction whose terms another op puts together two by two."""
-    if e.kind != "reduce" or len(e.args) != 1:
-        return False
-    assert e.op is not None and e.op.reduction is not None
-    return bool(e.op.reduction.pairwise)
-
-
 def _depends(index: Index, axis: Variable) -> Iterator[tuple[int, int]]:
     """(rows, parts) where an index needs to know in which part of a tile the axis is."""
     for atom in atoms(index):
@@ -72,8 +62,8 @@ def _split(writes: Sequence[Write], axis: Variable, rows: int, parts: int, origi
     assert tiles is not None
     tile, row = Variable(axis.name, tiles), Variable(axis.name, rows)
     start: Index = poly(tile) * (rows * parts) if tiles != 1 else 0
-    places = [start + part * rows + (poly(row) if rows > 1 else 0) for part in range(parts)]
-    within = [a for a, n in ((tile, tiles), (row, rows)) if n != 1]
+    places = [start + part * rows + poly(row) for part in range(parts)]
+    within = [tile, row] if tiles != 1 else [row]
     memo: dict[Expr, Expr] = {}
     for e in walk([w.value for w in writes]):
         memo[e] = rebuilt(e, memo)
@@ -81,27 +71,3 @@ def _split(writes: Sequence[Write], axis: Variable, rows: int, parts: int, origi
             memo[e] = in_terms(memo[e], axis, places, within)
     follow(origin, memo)
     return [Write(w.tensor, w.axes, w.index, memo[w.value]) for w in writes]
-
-
-def in_terms(e: Expr, axis: Variable, places: Sequence[Index], within: Sequence[Variable]) -> Expr:
-    """A reduction over an axis as one over the axes within the places that stand for it, of all of them together."""
-    assert e.op is not None and e.op.reduction is not None
-    pairwise, mappings = e.op.reduction.pairwise, [dict[Atom, Index]({axis: place}) for place in places]
-    terms = [substitute(e.args[0], mapping) for mapping in mappings]
-    axes = tuple(v for a in e["axes"] for v in (within if a is axis else (a,)))
-    attrs = {**e.attrs, "axes": axes}
-    if is_contraction(e) and product_of(make("reduce", e.dtype, (terms[0],), e.op, **attrs)) is None:
-        terms = _by_factor(terms, axes[-1])
-    body = reduce(lambda a, b: apply(pairwise, a, b), terms)
-    return make("reduce", e.dtype, (body,), e.op, **attrs) if axes else body
-
-
-def _by_factor(terms: Sequence[Expr], row: Variable) -> list[Expr]:
-    """a b + a c = a (b + c), for what does not vary along the rows of a part: the scale of a group of weights."""
-    groups: dict[tuple[Expr, ...], list[Expr]] = {}
-    for term in terms:
-        still = tuple(f for f in factors(term) if row not in f.free)
-        moving = [f for f in factors(term) if row in f.free]
-        groups.setdefault(still, []).append(reduce(lambda a, b: apply("mul", a, b), moving))
-    sums = [(still, reduce(lambda a, b: apply("add", a, b), inner)) for still, inner in groups.items()]
-    return [reduce(lambda a, b: apply("mul", a, b), still, total) for still, total in sums]

@@ -14,7 +14,7 @@ from ..index import Index, Variable, atoms, poly, replace
 from ..ir import Node
 from ..lower import Origin, Write, follow, rename
 from ..scalar import Expr, rebuilt, walk
-from .split_slabs import can_be_cut, in_terms
+from ..terms import can_be_cut, in_terms
 
 MOST_TERMS = 8
 
