@@ -65,6 +65,8 @@ class Inputs:
             return found
         require(f"type({local}) is {constant(torch.Tensor)} or type({local}) is {constant(torch.nn.Parameter)}")
         require(f"{local}.layout is {constant(torch.strided)} and not {local}.is_neg()")
+        if has_memory(tensor):
+            require(f"({local}.data_ptr() or not {local}.numel())")
         return self._add(name, local, Type(dtype(tensor.dtype), self._shape(local, tensor, names)), tensor)
 
     def add_part(self, whole: Input, part: str, name: str, tensor: torch.Tensor, shape: Sequence[Index]) -> Node:
@@ -167,6 +169,10 @@ def identifier(name: str) -> str:
     return f"_{name}" if name[0].isdigit() else name
 
 
+def has_memory(tensor: torch.Tensor) -> bool:
+    return not tensor.is_meta and type(tensor) in (torch.Tensor, torch.nn.Parameter) and bool(tensor.data_ptr())
+
+
 def check_tensor(tensor: torch.Tensor, name: str, op: str) -> None:
     """Raises BadArgument or UnknownDType for tensors that are more than dense memory of a known dtype."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
@@ -176,6 +182,9 @@ def check_tensor(tensor: torch.Tensor, name: str, op: str) -> None:
         kind = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
         raise BadArgument(op=op, name=name, rule="a dense tensor", got=kind, hint="Convert it with .to_dense().")
     dtype(tensor.dtype)
+    if not has_memory(tensor) and not tensor.is_meta and tensor.numel():
+        hint = "Set a packed weight as nn.Parameter(packed, requires_grad=False), not through .data."
+        raise BadArgument(op=op, name=name, rule="a tensor with memory", got="none behind it", hint=hint)
     if tensor.is_neg():
         hint = "Convert it with .resolve_neg()."
         raise BadArgument(op=op, name=name, rule="plain memory", got="a lazily negated view", hint=hint)

@@ -134,12 +134,13 @@ class Packed(Tensor):
     format: Format
     dims: tuple[int, ...]
     parts: Parts
-    _slabs: dict[int, Slabs]
+    _slabs: dict[int, tuple[tuple[int, ...], Slabs]]
 
     @staticmethod
     def __new__(
         cls, parts: Parts, format: Format, shape: Sequence[int], dims: tuple[int, ...], dtype: torch.dtype,
-        stride: Sequence[int] | None = None, slabs: dict[int, Slabs] | None = None,
+        stride: Sequence[int] | None = None,
+        slabs: dict[int, tuple[tuple[int, ...], Slabs]] | None = None,
     ) -> Packed:  # fmt: skip
         """slabs: the cache of a tensor with the same parts."""
         self = torch.Tensor._make_wrapper_subclass(
@@ -220,10 +221,13 @@ class Packed(Tensor):
         return self._logical(self._stored_codes())
 
     def slabs(self, rows: int = 16) -> Slabs:
-        """The codes in slabs of `rows` rows, made once. Raises BadArgument for ternary, and for one dimension."""
-        if rows not in self._slabs:
-            self._slabs[rows] = self._make_slabs(rows)
-        return self._slabs[rows]
+        """The codes in slabs of `rows` rows, made once, and again after a part was written to. Raises BadArgument for
+        ternary, and for one dimension."""
+        written = tuple(_version(part) for part in self.parts if part is not None)
+        made = self._slabs.get(rows)
+        if made is None or made[0] != written:
+            made = self._slabs[rows] = written, self._make_slabs(rows)
+        return made[1]
 
     def _make_slabs(self, rows: int) -> Slabs:
         element, tile = self.format.element, packing.LANES * rows
@@ -336,6 +340,11 @@ class Packed(Tensor):
     def __tensor_unflatten__(inner: dict[str, Tensor], context: Any, shape: Any, stride: Any) -> Packed:
         format, dims, dtype = context
         return Packed(Parts(**inner), format, shape, dims, dtype, stride)
+
+
+def _version(part: Tensor) -> int:
+    """How often it was written to; torch does not count that of tensors made in inference mode."""
+    return 0 if part.is_inference() else part._version
 
 
 def _marked(packed: Packed, is_param: bool) -> Packed:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fusedsl import fuse, ops, pack, pack_codes
 from fusedsl.codegen import bits
 from fusedsl.codegen.inspect import TARGETS
+from fusedsl.errors import BadArgument
 from fusedsl.formats import ELEMENTS, parse
 from fusedsl.halves import BIAS
 from fusedsl.ops.helpers import HELPERS
@@ -111,6 +112,25 @@ def test_a_layout_is_made_once() -> None:
     kernels = counters.kernels
     linear(x, packed(40, 512))
     assert counters.kernels == kernels
+
+
+def test_what_is_written_to_a_part_is_read() -> None:
+    w, x = packed(40, 512), torch.randn(4, 512)
+    before = linear(x, w)
+    w.data[0], w.scale[1] = 0, 0
+    torch.testing.assert_close(linear(x, w), x @ w.unpack().mT)
+    assert not torch.equal(linear(x, w), before)
+
+
+def test_memory_that_is_not_there() -> None:
+    """What torch makes of a plain parameter whose data is set to a tensor without memory of its own."""
+    layer, x = torch.nn.Linear(64, 40), torch.randn(3, 64)
+    fused = fuse(layer)
+    with torch.no_grad():
+        fused(x)
+        layer.weight.data = packed(40, 64)
+        with pytest.raises(BadArgument, match="none behind it"):
+            fused(x)
 
 
 # ---- as people use them ----------------------------------------------------------------------------------------------
