@@ -23,7 +23,12 @@ WHOLE = ["u1:g8", "u2:g16", "u3:g32", "i4:g32", "u4:sym:g32", "i5:g64", "u6:g32"
          "e2m1:g16", "e3m2:g32", "e4m3:g128", "e4m3", "e5m2:g32", "mxfp4", "mxfp6e3m2", "mxfp8e4m3", "mxint8",
          "nf4:g64", "i5:asym:g32:bf16"]  # fmt: skip
 MORE = ["nvfp4", "ternary:g32", "table(-2,0,0.5,3):g8", "u4:noscale", "e4m3:noscale", "e0m3:g16"]
+ALWAYS = {"u3:g32", "i4:g32", "i8", "e2m1:g16", "e4m3:g128", "mxfp4", "nf4:g64", "nvfp4", "ternary:g32"}
 FEW = hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // 4))
+
+
+def some(formats: list[str]) -> list[Any]:
+    return [f if f in ALWAYS else pytest.param(f, marks=pytest.mark.sample) for f in formats]
 
 
 def assert_same(made: Any, wanted: Packed) -> None:
@@ -74,7 +79,7 @@ def test_codes_as_bytes(bits: int) -> None:
 # ---- as people use it ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", [*WHOLE, *MORE])
+@pytest.mark.parametrize("format", some([*WHOLE, *MORE]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_gives_what_pack_gives(format: str, dtype: torch.dtype) -> None:
     """Bit for bit, rows of 0s too."""
@@ -103,7 +108,7 @@ def test_any_shape_and_axis(data: st.DataObject) -> None:
     assert_same(fuse(lambda x: quantize(x, format, axis))(x), pack(x, format, axis))
 
 
-@pytest.mark.parametrize("format", WHOLE)
+@pytest.mark.parametrize("format", some(WHOLE))
 def test_a_norm_before_it_is_one_launch(format: str) -> None:
     """With the sum that goes on beside it, the row read once: the entrance of a layer with weights of few bits."""
 
@@ -173,7 +178,7 @@ def test_what_it_cannot_do() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("format", ["i4:g32", "e4m3:g128", "u3:g32", "mxfp4"])
+@pytest.mark.parametrize("format", ["i4:g32", *(pytest.param(f, marks=pytest.mark.sample) for f in ("e4m3", "u3:g32"))])
 def test_it_compiles_without_spills(format: str, target: str) -> None:
     @fuse
     def entrance(x, weight):
