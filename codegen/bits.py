@@ -72,12 +72,12 @@ def _moved(first: int, count: int, shift: int, to: int) -> list[Piece]:
 
 
 def _portable(name: str, pieces: Sequence[Piece], base: int, half: str) -> str:
-    texts = [f"{base:#x}"] if base else []
+    texts = []
     for piece in pieces:
         word = ("word", "above")[piece.word]
         moved = f"({word} << {piece.left})" if piece.left > 0 else f"({word} >> {-piece.left})" if piece.left else word
         texts.append(f"({moved} & {piece.mask:#x})")
-    code = " | ".join([*texts[bool(base) :], *texts[: bool(base)]])
+    code = " | ".join([*texts, f"{base:#x}"] if base else texts)
     return f"""
 @triton.jit
 def {name}({_words(pieces)}):

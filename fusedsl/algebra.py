@@ -56,7 +56,7 @@ def count(fold: Expr) -> Expr:
     extent: Index = 1
     for axis in fold["axes"]:
         extent = extent * axis.extent
-    return constant(extent, fold.dtype) if isinstance(extent, int) else number(extent, fold.dtype)
+    return number(extent, fold.dtype)
 
 
 def is_number(e: Expr, value: float) -> bool:

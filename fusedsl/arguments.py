@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from . import formats
-from .errors import BadText, UnknownDType
+from .errors import BadText, UnknownDType, place_in
 from .formats import Format
 from .packed import Packed, pack, stored_dims
 from .parts import Parts, part_types
@@ -165,10 +165,8 @@ def _parser() -> Lark:
 
 
 def _bad(text: str, error: UnexpectedInput) -> BadText:
-    rows = text.splitlines() or [""]
-    if error.line < 1 or getattr(getattr(error, "token", None), "type", "") == "$END":
-        return _bad_at(len(rows), len(rows[-1]) + 1, "the text ends", _EXAMPLE)
-    return _bad_at(error.line, error.column, repr(rows[error.line - 1][error.column - 1 :][:20]), _EXAMPLE)
+    row, column, got = place_in(text, error)
+    return _bad_at(row, column, got or "the text ends", _EXAMPLE)
 
 
 def _bad_at(row: int, column: int, got: str, hint: str) -> BadText:

@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FrameType
+from typing import Any
 
 _PACKAGE = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))
 _OWN_FOLDERS = tuple(os.path.join(_PACKAGE, room) + os.sep for room in ("fusedsl", "ops", "codegen"))
@@ -149,6 +150,14 @@ class UntraceableCapture(FuseError, RuntimeError):
 
 class BadText(FuseError, ValueError):
     """{what} does not follow the grammar at line {row}, column {column}: {got}. {hint}"""
+
+
+def place_in(text: str, error: Any) -> tuple[int, int, str]:
+    """(row, column, what stands there) of lark's UnexpectedInput: nothing stands at the end."""
+    rows = text.splitlines() or [""]
+    if error.line < 1 or getattr(getattr(error, "token", None), "type", "") == "$END":
+        return len(rows), len(rows[-1]) + 1, ""
+    return error.line, error.column, repr(rows[error.line - 1][error.column - 1 :][:20])
 
 
 class BadOption(FuseError, ValueError):

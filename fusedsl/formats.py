@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 
-from .errors import BadArgument, BadText
+from .errors import BadArgument, BadText, place_in
 from .types import dtype as named_dtype
 
 if TYPE_CHECKING:
@@ -392,10 +392,8 @@ def _parser() -> Lark:
 
 
 def _bad(text: str, error: UnexpectedInput) -> BadText:
-    rows = text.splitlines() or [""]
-    if error.line < 1 or getattr(getattr(error, "token", None), "type", "") == "$END":
-        return _bad_at(len(rows), len(rows[-1]) + 1, "the text ends", _EXAMPLE)
-    return _bad_at(error.line, error.column, repr(rows[error.line - 1][error.column - 1 :][:20]), _EXAMPLE)
+    row, column, got = place_in(text, error)
+    return _bad_at(row, column, got or "the text ends", _EXAMPLE)
 
 
 def _bad_at(row: int, column: int, got: str, hint: str) -> BadText:

@@ -286,7 +286,7 @@ class Context:
         return select(condition, a, b)
 
     def number(self, index: Index, dtype: DType) -> Expr:
-        return constant(index, dtype) if isinstance(index, int) else number(index, dtype, self.when)
+        return number(index, dtype, self.when)
 
     def constant(self, value: bool | int | float, dtype: DType) -> Expr:
         return constant(value, dtype.computed)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from . import ops  # noqa: F401  (text names ops: they must be declared)
-from .errors import BadText, FuseError
+from .errors import BadText, FuseError, place_in
 from .index import Poly, Quotient, Symbol, floordiv, poly, remainder, sole_atom
 from .ir import (
     OPS,
@@ -160,16 +160,13 @@ def _value(value: Any) -> str:
 
 def parse(text: str) -> Graph:
     """The graph that a text stands for. Raises BadText, with the place."""
-    from lark import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+    from lark import UnexpectedCharacters, UnexpectedInput
 
     try:
         tree = _parser().parse(text)
     except UnexpectedInput as error:
-        rows = text.splitlines() or [""]
-        row, column, got = len(rows), len(rows[-1]) + 1, "the end of the text"
-        if not (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
-            row, column = error.line, error.column
-            got = repr(rows[row - 1][column - 1 :][:20])
+        row, column, got = place_in(text, error)
+        got = got or "the end of the text"
         expected = error.allowed if isinstance(error, UnexpectedCharacters) else getattr(error, "expected", ())
         hint = f"Expected {' or '.join(sorted(map(_spelled, expected or ())))}."
         raise BadText(what="the text of a graph", row=row, column=column, got=got, hint=hint) from None

@@ -167,11 +167,16 @@ def unpack_trits(data: torch.Tensor, size: Size):
 # ---- what codes stand for --------------------------------------------------------------------------------------------
 
 
-def _float_type(types: Sequence[Type], *, element: str) -> Type:
-    (t,) = types
+def check_float(element: str, op: str) -> None:
+    """Raises BadArgument for what is not the name of a small float."""
     if element not in ELEMENTS or ELEMENTS[element].kind != "float":
         rule, hint = "the name of a float such as 'e2m1'", "docs/formats.md lists them."
-        raise BadArgument(op="small_float", name="element", rule=rule, got=repr(element), hint=hint)
+        raise BadArgument(op=op, name="element", rule=rule, got=repr(element), hint=hint)
+
+
+def _float_type(types: Sequence[Type], *, element: str) -> Type:
+    (t,) = types
+    check_float(element, "small_float")
     if t.dtype.kind != "u" or t.dtype.bits > 16:
         rule, hint = "codes must be u8 or u16", "Cast with .to(torch.uint8)."
         raise DTypesDisagree(op="small_float", rule=rule, got=str(t.dtype), hint=hint)

@@ -21,7 +21,7 @@ from fusedsl.errors import BadArgument
 from fusedsl.formats import Format, parse
 from fusedsl.packed import FLOATS, Packed, pack, stored_dims
 from fusedsl.packing import row_bytes
-from fusedsl.parts import Parts
+from fusedsl.parts import Parts, part_types
 
 from .quantizing import quantize_parts
 
@@ -34,7 +34,6 @@ class Made:
     axis: int
     size: int
     dtype: torch.dtype
-    names: tuple[str, ...]  # of the parts that there are
 
 
 class Quantized:
@@ -91,9 +90,7 @@ def quantize(x: Tensor, format: str | Format, axis: int = -1) -> Packed:
     size = int(stored.shape[-1])
     found = quantize_parts(stored, format.text, size)
     found = found if isinstance(found, tuple) else (found,)
-    there = (("data", True), ("scale", format.scale), ("zero", format.zero), ("second", format.second))
-    names = tuple(name for name, is_there in there if is_there)
-    return Quantized(found, Made(format, axis, size, x.dtype, names))  # type: ignore[return-value]
+    return Quantized(found, Made(format, axis, size, x.dtype))  # type: ignore[return-value]
 
 
 def _put_together(parts: Iterable[Any], made: Made) -> Any:
@@ -101,14 +98,16 @@ def _put_together(parts: Iterable[Any], made: Made) -> Any:
     parts = tuple(parts)
     if not all(type(part) is Tensor for part in parts):
         return Quantized(parts, made)
-    given, element = dict(zip(made.names, parts, strict=True)), made.format.element
-    data = given["data"]
+    element = made.format.element
+    names = [name for name in part_types(made.format, (), made.size) if name != "table"]
+    given = dict(zip(names, parts, strict=True))
+    data = given.pop("data")
     if element.kind != "ternary":  # units of whole bytes
         data = data.flatten(-2)[..., : row_bytes(made.size, element.bits)].contiguous()
     table = torch.tensor(element.numbers, device=data.device) if element.kind == "table" else None
     shape = list(data.shape[:-1])
     shape.insert(made.axis, made.size)
-    stored = Parts(data, given.get("scale"), given.get("zero"), given.get("second"), table)
+    stored = Parts(data, **given, table=table)
     return Packed(stored, made.format, tuple(shape), stored_dims(len(shape), made.axis), made.dtype)
 
 

@@ -27,7 +27,7 @@ from .helpers import HELPERS
 from .indexing import pad, stack
 from .movement import reshape, squeeze
 from .movement import slice as cut
-from .packing import e8m0
+from .packing import check_float, e8m0
 from .reduce import amax, amin, sum
 from .rules import same
 
@@ -44,9 +44,7 @@ def as_stored(x: torch.Tensor):
 
 def _code_type(types: Sequence[Type], *, element: str) -> Type:
     (t,) = types
-    if element not in ELEMENTS or ELEMENTS[element].kind != "float":
-        rule, hint = "the name of a float such as 'e2m1'", "docs/formats.md lists them."
-        raise BadArgument(op="small_code", name="element", rule=rule, got=repr(element), hint=hint)
+    check_float(element, "small_code")
     if t.dtype is not f32:
         rule, hint = "the operand must be f32", "Cast with .to(torch.float32)."
         raise DTypesDisagree(op="small_code", rule=rule, got=str(t.dtype), hint=hint)
@@ -153,8 +151,8 @@ _moved = TypeRule(lambda types: Type(u8, broadcast([t.shape for t in types], "mo
 def moved(code: torch.Tensor, left: torch.Tensor):
     """The bits of a code in a byte, so many places to the left, below 0 to the right; what leaves the byte is lost"""
     places, wide = left.int(), code.int()
-    moved = torch.where(places >= 0, wide << places.clamp(min=0), wide >> (-places).clamp(min=0))
-    return (moved & 255).to(torch.uint8)
+    found = torch.where(places >= 0, wide << places.clamp(min=0), wide >> (-places).clamp(min=0))
+    return (found & 255).to(torch.uint8)
 
 
 def _units(bits: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from fusedsl import ir
 from fusedsl.errors import BadArgument, DTypesDisagree
 from fusedsl.index import Index, Poly, floordiv
 from fusedsl.ir import Choice, Dim, Flag, MaybeDim, Node, Size, declare, spells
-from fusedsl.types import Type, dim_in, i32, i64, show_shape
+from fusedsl.types import DType, Type, dim_in, i32, i64, show_shape
 from fusedsl.types import dtype as dtype_of
 
 from .compare import bitwise_not, eq, ge, gt, isnan, le, logical_not, lt, maximum, where
@@ -114,6 +114,11 @@ def sort(x: torch.Tensor, dim: Dim = -1, descending: Flag = False):
     return tuple(torch.sort(x, dim=dim, descending=descending, stable=True))
 
 
+def _is_few(k: Any, dt: DType) -> bool:
+    """Whether elements are found one by one: few of them, of a dtype that has integers in its order."""
+    return isinstance(k, int) and 0 < k <= FEW and (dt.bits > 8 if dt.is_float else dt.kind in "ib")
+
+
 def _one_by_one(x: Node, k: int, dim: int, largest: bool) -> tuple[Node, Node]:
     """Each the first of the greatest keys among those after the one before."""
     key = ordered(x, x.dtype.name) if x.dtype.is_float else ir.cast(x, whole_of(x.dtype))
@@ -138,7 +143,7 @@ def _topk(x: Node, k: Index, dim: int, largest: bool) -> tuple[Node, Node]:
         if k != 1:
             raise BadArgument(op="topk", name="k", rule="1 for a scalar", got=k, hint="")
         return _first(x)
-    if isinstance(k, int) and 0 < k <= FEW and (x.dtype.bits > 8 if x.dtype.is_float else x.dtype.kind in "ib"):
+    if isinstance(k, int) and _is_few(k, x.dtype):
         return _one_by_one(x, k, dim, largest)
     check_row(n, "topk")
     return _at_ranks(x, ranks(x, dim, largest), numbers(k), dim)
@@ -381,7 +386,7 @@ def msort(input):
 
 @spells("torch.topk", "Tensor.topk")
 def topk_(input, k, dim=-1, largest=True, sorted=True):
-    if not (isinstance(k, int) and k <= FEW):
+    if not _is_few(k, dtype_of(input.dtype)):
         _row(input, dim, "topk")
     _within(input, k, dim, "topk", 0)
     return torch.return_types.topk(topk(input, k, dim, largest))

@@ -61,7 +61,8 @@ def apply(builder: Builder, op: Op) -> None:
 # ---- what is drawn from ----------------------------------------------------------------------------------------------
 
 # What has no place in a random graph: inputs and constants are drawn by themselves, `indices` is several nodes, of bits
-# float64 has others, and what reads a row dozens of times takes seconds to plan.
+# float64 has others, what reads a row dozens of times takes seconds to plan, and what takes codes and words of certain
+# dtypes and sizes has tests of its own, in test_packing.py and test_quantized.py.
 NOT_DRAWN = {
     "input", "const", "contiguous", "size", "indices", "ordered", "reread", "selected",
     "field", "joined_field", "trit", "unpack_rows", "unpack_slabs", "unpack_trits", "small_float", "e8m0",

@@ -273,7 +273,8 @@ class Arithmetic:
         return self.pure(f'llvm.call_intrinsic "llvm.x86.{_PAIRS[a.lanes]}"({{}}, {{}})', (a, b), "i32", lanes, types)
 
     def can_scale(self, a: Value) -> bool:
-        return self.scales and a.el in _SCALED and (a.lanes or 0) % _SCALED[a.el][1] == 0 < (a.lanes or 0)
+        """Whether `scaled` takes the value: whole registers of it."""
+        return self.scales and a.el in _SCALED and a.lanes is not None and a.lanes % _SCALED[a.el][1] == 0
 
     def scaled(self, a: Value, n: Value) -> Value:
         """a * 2 ** n, rounded once, of a whole n that is a float: in AVX-512 an instruction, at any n as quick."""
