@@ -19,6 +19,8 @@ from .bits import half_name
 # name -> (the type of the bits, from bits, to bits)
 CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3"), "f8e5m2": ("u8", "_from_e5m2", "_to_e5m2")}
 
+DOTTED = ("f16", "bf16", "f32", "f64", "i8")  # types that products are of
+
 
 def literal(value: bool | int | float, dtype: DType, typed: bool = False) -> str:
     """A constant as Triton text; typed: with its dtype, where nothing beside it tells."""
@@ -187,6 +189,9 @@ class ExprText:
             return f"{decode}({encode}({text}))"
         return f"{text}.to(tl.{e['to'].language}).to(tl.{e.dtype.language})"
 
+    def _bits(self, e: Expr, want: tuple[Axis, ...]) -> str:
+        return f"{CARRIED[e['to'].name][2]}({self.value(e.args[0], want)})"
+
     def _combine(self, e: Expr, want: tuple[Axis, ...]) -> str:
         assert e.op is not None and e.op.combination is not None
         return e.op.combination.combine.format(*(self.value(a, want) for a in e.args))
@@ -209,16 +214,19 @@ class ExprText:
         return f"{text}.to(tl.{e.dtype.language})" if narrow else text
 
     def _dot(self, e: Expr, want: tuple[Axis, ...]) -> str:
-        """Rows by sum times sum by columns; halves as they are, of f32 as torch's setting says."""
+        """Rows by sum times sum by columns; halves as they are, of f32 as torch's setting says, of 8 bits the codes."""
         (summed,) = self.kernel.tiled(e["axes"])
         texts = []
         for at, operand in enumerate(e.args[:2]):
             axes = self.kernel.tiled(operand.free)
             text = self.value(operand, axes)
-            if not e["precision"].startswith("tf") and operand.dtype.name != e["precision"]:
+            if e["precision"] in DOTTED and operand.dtype.name != e["precision"]:
                 text = f"{text}.to(tl.{dtype(e['precision']).language})"
             texts.append(f"tl.trans({text})" if axes.index(summed) == at else text)
-        texts += [self.value(before, want) for before in e.args[2:]]
+        before = [self.value(before, want) for before in e.args[2:]]
+        if e["precision"] in CARRIED:
+            return f"_dot_{e['precision'].removeprefix('f8')}({', '.join([*texts, *(before or ['None'])])})"
+        texts += before
         return f'tl.dot({", ".join(texts)}, input_precision="{"tf32" if e["precision"] == "tf32" else "ieee"}")'
 
     def _scan(self, e: Expr, want: tuple[Axis, ...]) -> str:
@@ -260,4 +268,3 @@ def _constant(index: Index) -> int:
 
 def _grouped(text: str) -> str:
     return f"({text})" if " " in text and not (text.startswith("(") and text.endswith(")")) else text
-

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import triton
 from triton.backends.amd.compiler import HIPOptions
@@ -28,6 +28,9 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
+SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes that a program can have
+TENSOR_COLUMNS = 512  # of 32 bits, of an sm_100's memory for products
+
 # what `kernel[grid](...)` takes by name for itself, so that no parameter may be called so
 LAUNCH_OPTIONS = frozenset({
     "grid", "warmup", "stream", "device", "device_type",
@@ -42,6 +45,10 @@ class CompileFailed(RuntimeError):
         super().__init__(f"{kernel} does not compile for {target}: {message}")
         self.kernel = kernel
         self.target = target
+
+
+class TooLarge(CompileFailed):
+    """A kernel takes more memory than a program can have."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ def compile_kernel(
         compiled = in_any_thread(lambda: triton.compile(source, target=TARGETS[target], options=settings))
     except Exception as error:
         raise CompileFailed(fn.__name__, target, str(error) or repr(error)) from error
+    _check_memory(fn.__name__, target, compiled.metadata)
     asm = {stage: compiled.asm[stage] for stage in compiled.asm if stage != "source"}
     usage = _amd_usage(_text(asm, "amdgcn")) if "amdgcn" in asm else _nvidia_usage(fn.__name__, asm)
     return Compiled(fn.__name__, target, *usage[:2], compiled.metadata.shared, usage[2], asm)
@@ -148,6 +156,15 @@ def _tool(name: str, *arguments: str, cubin: str | bytes) -> str:
 
 def _disassemble(cubin: str | bytes) -> str:
     return _tool("nvdisasm", "-c", cubin=cubin)
+
+
+def _check_memory(name: str, target: str, metadata: Any) -> None:
+    """Raises TooLarge for a kernel that no GPU of this kind can launch."""
+    if metadata.shared > SHARED[target]:
+        rule = f"it takes {metadata.shared:,} bytes of shared memory of {SHARED[target]:,}"
+        raise TooLarge(name, target, rule)
+    if (getattr(metadata, "tmem_size", None) or 0) > TENSOR_COLUMNS:
+        raise TooLarge(name, target, f"it takes {metadata.tmem_size} columns of tensor memory of {TENSOR_COLUMNS}")
 
 
 def _nvidia_usage(kernel: str, asm: Mapping[str, str | bytes]) -> tuple[int, int, int]:

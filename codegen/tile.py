@@ -50,13 +50,13 @@ CPU_PROGRAMS = 8  # to share neighbouring columns among
 @dataclass(frozen=True)
 class Config:
     """Tile sizes by the name of their constexpr, and how many warps run a program. maxnreg: registers that a thread may
-    take, None as ptxas likes. loops: the tiles of loops over products, which may be shorter."""
+    take, None as ptxas likes. loops: the tiles of loops over products with how short they may be."""
 
     tiles: tuple[tuple[str, int], ...]
     num_warps: int
     num_stages: int = 1
     maxnreg: int | None = field(default=None, repr=False)
-    loops: tuple[str, ...] = field(default=(), repr=False)
+    loops: tuple[tuple[str, int], ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> int:
         return dict(self.tiles)[name]
@@ -71,7 +71,8 @@ class Config:
     def roomier(self) -> Config | None:
         """With more registers for what a thread holds: shorter loops over products, as many registers as let two
         programs share a processor, then more warps for products. None if that is so."""
-        shorter = {name: size // 2 for name, size in self.tiles if name in self.loops and size > LEAST_DEPTH}
+        least = dict(self.loops)
+        shorter = {name: size // 2 for name, size in self.tiles if size > least.get(name, size)}
         if shorter:
             return replace(self, tiles=tuple((name, shorter.get(name, size)) for name, size in self.tiles))
         most = min(255, REGISTERS // (2 * WARP * self.num_warps))
@@ -81,17 +82,25 @@ class Config:
         return replace(self, num_warps=2 * self.num_warps, maxnreg=None) if more else None
 
 
-def without_spills(compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str) -> Made:
+def without_spills(
+    compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str, too_large: type[Exception]
+) -> Made:
     """What compiling gives beside the spills. ptxas spills a few registers, now and then, to let three programs share a
-    processor, and loses more than it gains: then it is told that two will do. A loop over products is made shorter."""
-    made, spills = compiled(config)
-    while spills and (config.loops or target.startswith("sm")):
-        roomier = config.roomier
+    processor, and loses more than it gains: then it is told that two will do. A loop over products is made shorter.
+    too_large: what compiling raises for a kernel that takes more memory than a program can have, which then loads fewer
+    rounds ahead."""
+    while True:
+        try:
+            made, spills = compiled(config)
+        except too_large:
+            if config.num_stages == 1:
+                raise
+            config = replace(config, num_stages=config.num_stages - 1)
+            continue
+        roomier = config.roomier if spills and (config.loops or target.startswith("sm")) else None
         if roomier is None:
-            break
+            return made
         config = roomier
-        made, spills = compiled(config)
-    return made
 
 
 def choose(kernel: Kernel, sizes: Mapping[str, int], target: str = "sm_90") -> Config:
@@ -161,9 +170,13 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
     wide = max((math.prod(tiles.get(a.tile, 1) for a in kernel.tiled(s.axes)) for s in sums), default=1)
     is_light = is_new and len(sums) == 1 and sum(not isinstance(s, Loop) for s in kernel.body) <= LIGHT
     in_parts = not on_cpu and len(kernel.products) >= PARTS * max(1, len(sums))
-    is_light = is_light and not in_parts
+    is_light = is_light and not in_parts and not kernel.is_scaled
     most = (ACCUMULATED // 2 if in_parts else ACCUMULATED) * (2 if is_new and len(grid) > 1 else 1) // max(1, len(sums))
+    if kernel.is_scaled:  # two sums at once, of many parts, beside whole groups
+        most //= 2 * (2 if in_parts else 1) * (2 if tiles else 1)
     rows, columns, depth = DOT, 2 * DOT if is_light else DOT, 64 if kernel.is_half else 32
+    if kernel.is_scaled and is_new:  # whose products want 64 rows
+        rows = columns = DOT // 2
     if any(evaluate(a.extent, sizes) <= ROWS for a in grid):  # what is read of the other operand takes the time
         columns = FEW_COLUMNS
     if on_cpu:
@@ -184,7 +197,7 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
     wide = max(wide, *(math.prod(tiles[a.tile] for a in kernel.tiled(p.free)) for p in kernel.products), 0)
     warps = 8 if wide >= 8192 and not target.startswith("gfx") else 4
     stages = 3 if kernel.is_half and target.startswith("sm") else 2
-    return Config(tuple(tiles.items()), warps, stages, loops=tuple(a.tile for a in loops))
+    return Config(tuple(tiles.items()), warps, stages, loops=tuple((a.tile, max(a.least, LEAST_DEPTH)) for a in loops))
 
 
 def _bucket(n: int) -> int:

@@ -39,6 +39,7 @@ from .expr import CARRIED, ExprText, literal
 
 COLUMN = 72  # where the user's line stands
 NATIVE_F8 = "NATIVE_F8 = tl.constexpr(True)"
+F8_PRODUCTS, F8_WIDENED = "F8_PRODUCTS = tl.constexpr(True)", "F8_WIDENED = tl.constexpr(tl.float16)"
 WITHOUT_F8 = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_87")
 
 
@@ -106,16 +107,20 @@ def _imports(body: str) -> str:
     text = body + _helpers(body)
     lines = ["import triton", "import triton.language as tl"]
     lines += ["from triton.language.extra import libdevice"] if "libdevice." in text else []
-    lines += ["", NATIVE_F8] if "NATIVE_F8" in text else []
+    constants = [line for line in (NATIVE_F8, F8_PRODUCTS, F8_WIDENED) if line.split()[0] in text]
+    lines += ["", *constants] if constants else []
     return "\n".join(lines) + "\n\n\n"
 
 
 def for_target(text: str, target: str) -> str:
-    """A kernel's source for one target: an f8 that it lacks is made by integer arithmetic, and a GPU's powers of e are
-    powers of 2, which are instructions there."""
+    """A kernel's source for one target: an f8 that it lacks is made by integer arithmetic, and multiplied as what holds
+    it; a GPU's powers of e are powers of 2, which are instructions there."""
     if target in WITHOUT_F8:
         text = text.replace(NATIVE_F8, NATIVE_F8.replace("True", "False"))
+    if target in WITHOUT_F8 or not target.startswith("sm_"):
+        text = text.replace(F8_PRODUCTS, F8_PRODUCTS.replace("True", "False"))
     if target in CPU_TARGETS:
+        text = text.replace(F8_WIDENED, F8_WIDENED.replace("float16", "float32"))
         return text
     for name, power in GPU_POWERS.items():
         text = text.replace(HELPERS[name].strip(), power.strip())
@@ -251,7 +256,8 @@ class Printer:
             address = f"{address} + tl.zeros({self.text.shape(want)}, tl.int32)"  # one element under a mask of many
         text = f"tl.load({address}{mask}{', other=0' if mask else ''})"
         if buffer.dtype.name in CARRIED:
-            return f"{CARRIED[buffer.dtype.name][1]}({text})"
+            carrier, decode, _ = CARRIED[buffer.dtype.name]
+            return text if e.dtype.name == carrier else f"{decode}({text})"
         return text if buffer.dtype is e.dtype else f"{text}.to(tl.{e.dtype.language})"
 
     def _address(self, buffer: Buffer, index: tuple[Index, ...], want: tuple[Axis, ...]) -> str:

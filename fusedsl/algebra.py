@@ -19,6 +19,11 @@ def apply(name: str, *args: Expr) -> Expr:
     return make("apply", args[-1].dtype, args, OPS[name])
 
 
+def cast(e: Expr, to: DType) -> Expr:
+    """A number in another type."""
+    return e if e.dtype is to else make("apply", to, (e,), OPS["cast"], dtype=to)
+
+
 def is_op(e: Expr, *names: str) -> bool:
     return e.kind == "apply" and e.op is not None and e.op.name in names
 

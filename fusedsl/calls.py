@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from triton import knobs
 from triton.runtime import driver
+from triton.runtime.errors import OutOfResources
 
 from .codegen.cpu.launch import Kernel
 from .codegen.tile import Config, without_spills
@@ -257,7 +258,9 @@ class _Kernels:
             for p in self.step.parameters
         }  # fmt: skip
         with torch.cuda.device(self.device):
-            kernel = without_spills(lambda c: self._compile(arguments, c), self.config, self.target)
+            kernel = without_spills(
+                lambda c: self._compile(arguments, c), self.config, self.target, OutOfResources
+            )
             launch = self.known[aligned] = _launcher(kernel, self.grid, self.device)
         return launch
 

@@ -203,6 +203,8 @@ def pack(
     from .packfile import pack_file
 
     options = {"axis": axis, "only": only or (), "skip": skip or (), "method": method.value}
+    if not target.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {target.parent}. Make it first.")
     try:
         done = pack_file(source, target, number_format, **options, track=_tracked)
     except OSError as error:

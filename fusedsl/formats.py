@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from .errors import BadArgument, BadText, place_in
+from .types import DType, f8e4m3, f8e5m2, i8
 from .types import dtype as named_dtype
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class Element:
     def _low(self) -> int:
         """The integer that code 0 stands for."""
         return {"int": -(2 ** (self.bits - 1)), "ternary": -1}.get(self.kind, 0)
+
+    @property
+    def eight(self) -> DType | None:
+        """The dtype of 8 bits that has a float's very codes."""
+        return {"e4m3fn": f8e4m3, "e5m2": f8e5m2}.get(self.name)
 
     @property
     def bias(self) -> int:
@@ -300,6 +306,16 @@ class Format:
         """What is subtracted from the element's values first: symmetric unsigned integers have a fixed zero point."""
         fixed = self.element.kind == "uint" and self.scale is not None and self.zero is None
         return 2 ** (self.element.bits - 1) if fixed else 0
+
+    @property
+    def eight(self) -> DType | None:
+        """The dtype of 8 bits that holds what codes stand for without their scale."""
+        element = self.element
+        if element.kind not in ("int", "uint") or self.zero == "scale":
+            return element.eight
+        low, high = (end / element.factor - self.offset for end in (element.least, element.greatest))
+        low, high = (low - high, high - low) if self.zero == "code" else (low, high)
+        return i8 if low >= -128 and high <= 127 else None
 
     @property
     def zero_dtype(self) -> str | None:

@@ -17,11 +17,10 @@ from .ir import Node
 from .kernel import Buffer
 from .scalar import Expr, constant, make
 from .types import DType
+from .wholes import Bounds, whole
 
 BIAS = {"f16": 1024, "bf16": 128}  # to which codes are added: the power of two whose last bit is 1
 WHOLE = {"f16": 2048, "bf16": 256}  # up to which every whole number is one of the dtype
-
-Bounds = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -126,21 +125,3 @@ def _added(e: Expr, number: int) -> Expr:
 
 def _negative(e: Expr) -> Expr:
     return constant(-e["value"], e.dtype) if e.kind == "const" else apply("neg", e)
-
-
-def whole(e: Expr) -> Bounds:
-    """The least and the greatest number that a whole number can be, None if it need not be one."""
-    if e.kind == "const":
-        return (int(e["value"]),) * 2 if float(e["value"]).is_integer() else None  # type: ignore[return-value]
-    if is_op(e, "field", "joined_field"):
-        return 0, (1 << e["bits"]) - 1
-    if is_op(e, "cast"):
-        return whole(e.args[0])
-    if e.kind == "load" and e.dtype.is_integer and e.dtype.bits <= 8:
-        return (0, 255) if e.dtype.kind == "u" else (-128, 127)
-    if is_op(e, "add", "sub") and e.dtype.is_float:  # integers wrap around
-        first, second = whole(e.args[0]), whole(e.args[1])
-        if first is not None and second is not None:
-            (a, b), (c, d) = first, second
-            return (a + c, b + d) if is_op(e, "add") else (a - d, b - c)
-    return None

@@ -16,7 +16,7 @@ from .errors import Line
 from .index import Atom, Index, Symbol, Variable, atoms, sole_atom
 from .ir import Node
 from .scalar import Expr, indices, loaded_in
-from .types import HALVES, DType
+from .types import EIGHTS, NARROW, DType
 
 # one: an index per program. grid: tiled over programs. loop: tiled, sequential. step: sequential, an index at a time.
 # block: whole, resident in a tile padded to a power of two.
@@ -317,8 +317,14 @@ class Kernel:
 
     @property
     def is_half(self) -> bool:
-        """Whether all products are of halves."""
-        return all(p["precision"] in HALVES for p in self.products)
+        """Whether all products are of halves, or of 8 bits."""
+        return all(p["precision"] in NARROW for p in self.products)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether products of 8-bit numbers are scaled before they are added up, so that there are two sums at once."""
+        names = [kind.name for kind in EIGHTS]
+        return any(p["precision"] in names and len(p.args) == 2 for p in self.products)
 
     @property
     def sizes(self) -> tuple[Symbol, ...]:
@@ -478,4 +484,3 @@ def _names(e: Expr) -> Iterator[tuple[str, frozenset]]:
         yield e["name"], frozenset(e["axes"])
     for part in parts:
         yield from _names(part)
-

@@ -60,6 +60,9 @@ def pack(tensor: Tensor, format: str | Format, axis: int = -1, *, method: Method
     BadText for a format that does not parse, BadArgument for what is no float, and for infinities and NaN where the
     format has none."""
     format = parse(format)
+    if hasattr(tensor, "__fused_apply__"):
+        hint = "There fusedsl.quantize does the same."
+        raise bad_argument("pack", "the tensor", "at hand", "one of a fused function", hint)
     if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
         got = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
         raise bad_argument("pack", "the tensor", "of floats", got, "Give codes that you have to fusedsl.pack_codes.")

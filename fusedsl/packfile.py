@@ -282,8 +282,10 @@ def pack_file(
         plans = {name: _file_plan(file, name, format, axis, only, skip) for name in file.names}
         chosen = [name for name, plan in plans.items() if plan.entry is not None and name not in file.packed]
         if not chosen:
+            done = sum(name in file.packed for name in plans)
+            got = f"{len(plans) - done} other tensors" + (f", and {done} that are packed already" if done else "")
             raise BadArgument(op="pack", name="a float tensor of two dimensions or more",
-                              rule="among the names that are wanted", got=f"{len(plans)} other tensors",
+                              rule="among the names that are wanted", got=got,
                               hint="Look at --only and --skip, whose patterns match whole names.")  # fmt: skip
         sums = dict.fromkeys(("copied_bytes", "bytes_before", "bytes_after", "values"), 0)
         with _writer(target, plans, file.metadata) as write:

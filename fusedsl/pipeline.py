@@ -19,6 +19,7 @@ from .passes.common_axes import common_axes
 from .passes.decompose import decompose
 from .passes.fix_rows import fix_rows, with_sizes
 from .passes.fuse_vertically import Group, Partition, fuse_vertically
+from .passes.hoist_scales import hoist_scales
 from .passes.merge_axes import merge_axes
 from .passes.scale_exponents import scale_exponents
 from .passes.simplify import apart, simplify
@@ -116,6 +117,7 @@ def kernel_of(
     before = [passes(writes, nest) for nest in nests]
     writes, log = cascade(writes, nests, origin, eager)
     writes = split_slabs(writes if eager else scale_exponents(writes, origin), origin)
+    writes = writes if eager else hoist_scales(writes, origin)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(

@@ -16,7 +16,7 @@ from . import runtime
 from .calls import Run, call_of
 from .codegen import interpreter
 from .codegen.expr import CARRIED
-from .codegen.inspect import LAUNCH_OPTIONS, TARGETS, Compiled, compile_kernel
+from .codegen.inspect import LAUNCH_OPTIONS, TARGETS, Compiled, TooLarge, compile_kernel
 from .codegen.tile import Config, choose, with_parts, without_spills
 from .codegen.triton import Parameter, for_target, is_indifferent, parameters, source
 from .cost import Rounds, Traffic, distinct_bytes, known, rounds, splits, traffic
@@ -369,7 +369,7 @@ class Plan:
             )  # fmt: skip
             return found, found.spills
 
-        return without_spills(compiled, config, target)
+        return without_spills(compiled, config, target, TooLarge)
 
     def signature_of(self, step: Step, values: Mapping[str, int]) -> dict[str, str]:
         """The Triton types of a step's parameters but its tiles, whose sizes and strides have these values."""

@@ -47,7 +47,7 @@ def is_contraction(e: Expr) -> bool:
 def product_of(e: Expr) -> Product | None:
     """A contraction with its operands, None for what is none: with rows and with columns, the same ones in each term of
     a sum of products."""
-    if not is_contraction(e) or not e.dtype.is_float:
+    if not is_contraction(e) or not (e.dtype.is_float or e["precision"] == "i8"):
         return None
     found = [_term(e, term) for term in summands(e.args[0])]
     first, terms = found[0], []

@@ -50,12 +50,14 @@ class Storage:
 
 class Value:
     """A node, and the views by which it was taken of a storage. grad: autograd would record it. is_spent: it was a view
-    of memory that has changed since, so that it is not to be used again."""
+    of memory that has changed since, so that it is not to be used again. packed: what takes its place where it is
+    returned."""
 
-    __slots__ = ("__weakref__", "grad", "is_spent", "node", "session", "steps", "storage")
+    __slots__ = ("__weakref__", "grad", "is_spent", "node", "packed", "session", "steps", "storage")
 
     def __init__(self, session: Session, node: Node, storage: Storage, steps: tuple[Step, ...], grad: bool) -> None:
         self.session, self.node, self.steps, self.grad, self.is_spent = session, node, steps, grad, False
+        self.packed: Any = None
         self.put_in(storage)
 
     def put_in(self, storage: Storage) -> None:
@@ -92,6 +94,9 @@ def is_over(name: str) -> UntraceableCapture:
 # ---- the proxy ------------------------------------------------------------------------------------------------------
 
 
+OF_PACKED = ("codes", "scale", "zero", "format", "parts", "slabs", "bits_per_weight")
+
+
 class Proxy(torch.Tensor):
     """A tensor of a traced function."""
 
@@ -106,6 +111,13 @@ class Proxy(torch.Tensor):
     def __fused_apply__(self, op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What calling an op of ours does."""
         return self._session.apply(op, args, kwargs)
+
+    @property
+    def _stands_for_codes(self) -> bool:
+        """Whether it is a packed tensor, or what is quantized."""
+        value = self._fused
+        source = value.storage.source
+        return value.packed is not None or (source is not None and source.packed is not None and not value.steps)
 
     @property
     def _session(self) -> Session:
@@ -204,6 +216,13 @@ class Proxy(torch.Tensor):
         return self._session.is_contiguous(self, memory_format)
 
     def __getattr__(self, name: str) -> Any:
+        if self._stands_for_codes:
+            if name == "unpack":
+                return lambda: self
+            if name in OF_PACKED:
+                hint = f"Read .{name} outside of the function, and pass it as an argument."
+                what = "a packed tensor is the numbers that it stands for, without its parts"
+                raise UntraceableCapture(name=f".{name}", what=what, hint=hint)
         close = difflib.get_close_matches(name, dir(torch.Tensor), n=1)
         hint = f"; close to it: {close[0]}" if close else ""
         raise AttributeError(f"'Tensor' object has no attribute '{name}'{hint}", name=name)

@@ -36,6 +36,7 @@ class Expr:
     raised    a small float times a power of two, in half precision:   element, shift
               its code in the word args[0], or there and above it
     fma       args[0] * args[1] + args[2], rounded once
+    bits      the bits of args[0] rounded to a float of 8 bits         to: DType
     round     args[0] rounded to a narrower float and back             to: DType
     select    args[1] where args[0], else args[2]; never a mask
     less      a < b on indices, args: () or (guard,)                   a, b

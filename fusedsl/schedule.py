@@ -9,6 +9,7 @@ from itertools import pairwise
 import networkx as nx
 
 from .algebra import summands
+from .eights import eights_of
 from .index import Index, Symbol, Variable, atoms, evaluate, free, replace
 from .ir import Node
 from .kernel import Axis, Buffer, Kernel, Role, padded, verify
@@ -19,6 +20,7 @@ from .roles import RESIDENT, ROWS, Roles, Sizes, roles_of
 from .scalar import Expr, variables, walk
 from .splits import Count, Split, loop_to_split, split_loop
 from .statements import NO_NAMES, Builder, Names, short
+from .types import DEPTH_OF_EIGHTS
 
 
 def global_order(writes: Sequence[Write]) -> list[Variable]:
@@ -298,14 +300,15 @@ def _axes(
     letters = {"grid": "ijlmnpqrs", "one": "ijlmnpqrs", "loop": "kuvw", "step": "kuvw", "block": "kuvw"}
     taken = {b.name for b in buffers.values() if b.number}
     taken |= {s.name for b in buffers.values() for n in b.shape for s in free(n) if isinstance(s, Symbol)}
-    dotted = {a for p in products for a in (*p.axes, *p.rows, *p.columns)}
+    dotted = {a: ROWS for p in products for a in (*p.axes, *p.rows, *p.columns)}
+    dotted |= {a: DEPTH_OF_EIGHTS for p in products if eights_of(p, p.axes[-1:]) is not None for a in p.axes}
     names: dict[Variable, str] = {}
     for a in sorted(order, key=words.__contains__):  # the others have the same names without
         letter, *more = words.get(a, letters[roles[a]])
         names[a] = next((c for c in (letter, *more) if c not in taken), f"{letter}{len(names)}")
         taken.add(names[a])
     wide = any(b.wide for b in buffers.values())
-    return tuple(Axis(a, roles[a], names[a], wide, ROWS if a in dotted else 1) for a in order)
+    return tuple(Axis(a, roles[a], names[a], wide, dotted.get(a, 1)) for a in order)
 
 
 def _for_products(order: list[Variable], products: Sequence[Product], writes: Sequence[Write]) -> list[Variable]:

@@ -411,6 +411,8 @@ class Session:
         source = proxy._fused.storage.source
         if source is not None:
             raise InPlaceInput(op=name_of(function), what=f"the input {source.name}", hint=hint)
+        if proxy._fused.packed is not None:
+            raise InPlaceInput(op=name_of(function), what="what is quantized", hint=hint)
         if proxy._fused.shares:
             what = "a tensor that shares memory with another (a view and its base)"
             hint = ("Change the base while no view of it is kept: h[0] = h[0] + 1 in the place of h[0] += 1, and views "

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
-from .algebra import apply, counted, identity
+from .algebra import apply, cast, counted, identity
+from .eights import Eights, Term, eights_of, in_eight
 from .errors import Line
 from .halves import Halves
 from .index import Atom, Index, Symbol, Variable, free, poly, replace
@@ -22,7 +23,7 @@ from .products import Product, Side, product_of
 from .ranges import range_of
 from .scalar import Expr, Loaded, constant, indices, loaded_in, make, rebuild, variables, walk
 from .splits import Split
-from .types import HALVES, DType, bool_, dtype
+from .types import HALVES, DType, bool_, dtype, i8, i32
 
 
 @dataclass
@@ -309,6 +310,10 @@ class Builder:
 
     def _dot(self, p: Product, scope: Scope, *before: Expr) -> Expr:
         """The product, added to what came before it, term by term."""
+        tiled = tuple(a for a in p.axes if self.axes[a].is_tiled)
+        eights = eights_of(p, tiled)
+        if eights is not None and all(s.free.isdisjoint(tiled) for term in eights.terms for s in term.scales):
+            return self._dot_of_eights(p, eights, scope, *before)
         for term in p.terms[:-1]:
             before = (self.emit_named(self._dot_of(p, term, scope, *before), scope),)
         return self._dot_of(p, p.terms[-1], scope, *before)
@@ -317,12 +322,48 @@ class Builder:
         left, right = (reduce(lambda a, b: apply("mul", a, b), side) for side in term)
         first, second = self._inside(p, left, right)
         parts = [self._operand(e, mask, p.fold["precision"], scope) for e, mask in ((left, first), (right, second))]
+        return self._dot_made(p, parts, p.fold["precision"], p.fold.dtype, *before)
+
+    def _dot_made(self, p: Product, parts: list[Expr], precision: str, dtype: DType, *before: Expr) -> Expr:
         places = [min(self.order.index(a) for a in side) for side in (p.rows, p.columns)]
         if places[0] > places[1]:
             parts.reverse()
-        rest = {name: value for name, value in p.fold.attrs.items() if name != "axes"}
         tiled = tuple(a for a in p.axes if self.axes[a].is_tiled)
-        return make("dot", p.fold.dtype, (*parts, *before), axes=tiled, **rest)
+        return make("dot", dtype, (*parts, *before), axes=tiled, precision=precision)
+
+    def _dot_of_eights(self, p: Product, eights: Eights, scope: Scope, *before: Expr) -> Expr:
+        """Terms with the same scales are one sum, of whole numbers an exact one, and are scaled together."""
+        dtype = i32 if eights.kind is i8 else p.fold.dtype
+        shared: dict[tuple[Expr, ...], list[Term]] = {}
+        for term in eights.terms:
+            shared.setdefault(term.scales, []).append(term)
+        for scales, terms in shared.items():
+            is_added = not scales and p.fold.dtype is dtype
+            total = self._sum_of(p, terms, eights.kind, dtype, scope, *(before if is_added else ()))
+            number = cast(total, p.fold.dtype)
+            for scale in scales:
+                number = apply("mul", self.emit_named(number, scope), self.emit(scale, scope))
+            if before and not is_added:
+                number = apply("add", *before, self.emit_named(number, scope))
+            before = (self.emit_named(number, scope),)
+        (result,) = before
+        return result
+
+    def _sum_of(
+        self, p: Product, terms: Sequence[Term], kind: DType, dtype: DType, scope: Scope, *before: Expr
+    ) -> Expr:
+        """The products of terms without their scales, added up."""
+        for term in terms:
+            made = self._dot_made(p, self._codes(p, term, kind, scope), kind.name, dtype, *before)
+            before = (self.emit_named(made, scope),)
+        (total,) = before
+        return total
+
+    def _codes(self, p: Product, term: Term, kind: DType, scope: Scope) -> list[Expr]:
+        """The operands of a product of 8-bit numbers, one of them 0 beyond the end of what is summed over."""
+        masks = self._inside(p, term.left, term.right)
+        codes = [in_eight(e, kind, self.buffers) for e in (term.left, term.right)]
+        return [self._within_all(self.emit(e, scope), mask, scope) for e, mask in zip(codes, masks, strict=True)]
 
     def _inside(self, p: Product, left: Expr, right: Expr) -> tuple[list[Variable], list[Variable]]:
         """For each operand the axes beyond whose end it has to be made 0: none where it is and the other is finite."""
@@ -340,8 +381,11 @@ class Builder:
             if stored.name == precision and stored is not e.dtype:
                 return self.emit(make("load", stored, e.args, tensor=e["tensor"], index=e["index"]), scope)
         half = Halves(dtype(precision), self.buffers).rounded(e) if precision in HALVES else None
-        value = self.emit(e if half is None else half, scope)
-        for axis in masks:
+        return self._within_all(self.emit(e if half is None else half, scope), masks, scope)
+
+    def _within_all(self, value: Expr, axes: Sequence[Variable], scope: Scope) -> Expr:
+        """0 beyond the ends of these axes."""
+        for axis in axes:
             value = make("select", value.dtype, (make("inside", bool_, axis=axis), value, constant(0, value.dtype)))
         return self.emit_named(value, scope)
 

@@ -269,7 +269,7 @@ def _taker(signature: inspect.Signature) -> Callable[..., tuple]:
 
 
 def _finish(session: Session, result: Any) -> Traced:
-    leaves, spec = pytree.tree_flatten(result)
+    leaves, spec = pytree.tree_flatten(pytree.tree_map_only(Proxy, lambda p: p._fused.packed or p, result))
     session.settle()
     ends = Ends(session)
     found = ends.leaves([_real(session, leaf) for leaf in leaves])

@@ -134,7 +134,10 @@ def dtype(value: DType | torch.dtype | str) -> DType:
 
 f64, f32, bf16, f16, f8e4m3, f8e5m2 = (_named(n) for n in _FLOATS)
 HALVES = ("f16", "bf16")  # by name
+NARROW = (*HALVES, "f8e4m3", "f8e5m2", "i8")  # of whose products there are many more in a time than of f32's
 i1, i8, i16, i32, i64 = (_named(n) for n in ("i1", "i8", "i16", "i32", "i64"))
+EIGHTS = (i8, f8e4m3, f8e5m2)  # of whose numbers there are products
+DEPTH_OF_EIGHTS = 32  # the least that a GPU's product of them sums over
 u1, u8, u16, u32, u64 = (_named(n) for n in ("u1", "u8", "u16", "u32", "u64"))
 bool_ = _named("bool")
 STORED: tuple[DType, ...] = tuple(_named(n) for n in _TORCH)

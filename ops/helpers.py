@@ -65,6 +65,25 @@ def _to_e4m3(x):{beyond}
 '''
 
 
+def dot_of_f8(name: str, language: str) -> str:
+    """A product of floats of 8 bits, given as bits: by an instruction of its own where F8_PRODUCTS, a constant of the
+    module, says that there is one, else of what holds them, F8_WIDENED. A Hopper adds up few digits: after 128 products
+    it starts anew."""
+    return f'''
+@triton.jit
+def _dot_{name}(a, b, before):
+    if F8_PRODUCTS:
+        a = a.to(tl.{language}, bitcast=True)
+        b = b.to(tl.{language}, bitcast=True)
+        rounds: tl.constexpr = min(128, a.shape[1])
+        return tl.dot(a, b, before, input_precision="ieee", max_num_imprecise_acc=rounds)
+    else:
+        a = _from_{name}(a).to(F8_WIDENED)
+        b = _from_{name}(b).to(F8_WIDENED)
+        return tl.dot(a, b, before, input_precision="ieee")
+'''
+
+
 HELPERS: dict[str, str] = {
     "_maximum": '''
 @triton.jit
@@ -245,6 +264,7 @@ def _to_e5m2(x):
 def _from_e5m2(bits):
     return (bits.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
 ''',
+    **{f"_dot_{name}": dot_of_f8(name, language) for name, language in (("e4m3", "float8e4nv"), ("e5m2", "float8e5"))},
 }
 
 # What is taken to a power of e: the scale is positive, and the top stands for many elements.

@@ -270,13 +270,15 @@ def decoded(codes: Node, element: Element, table: Node | None = None) -> Node:
     return value * element.factor if element.factor != 1 else value
 
 
-def dequantised(codes: Node, format: Format, parts: Mapping[str, Node], axis: int) -> Node:
+def dequantised(codes: Node, format: Format, parts: Mapping[str, Node], axis: int, values: Node | None = None) -> Node:
     """(value - offset - zero) * scale in f32, of the codes of a packed tensor. parts: `scale`, `zero`, `second` and
-    `table`, those that there are, with a scale for each group along the axis."""
-    value = decoded(codes, format.element, parts.get("table"))
+    `table`, those that there are, with a scale for each group along the axis. values: what the codes stand for, if that
+    is known."""
+    value = decoded(codes, format.element, parts.get("table")) if values is None else values
     size = codes.shape[axis]
     if format.zero == "code":
-        value = value - _spread(decoded(parts["zero"], format.element), format, axis, size)
+        zero = field(parts["zero"], 0, bits=format.element.bits)  # whose bounds are known then
+        value = value - _spread(decoded(zero, format.element), format, axis, size)
     elif format.zero == "scale":
         value = value - _spread(cast(parts["zero"], f32), format, axis, size)
     elif format.offset:

@@ -4,7 +4,12 @@
     def norm_int4(x, weight):
         return fusedsl.quantize(F.rms_norm(x, x.shape[-1:], weight), "i4:g32")     # one kernel; a Packed
 
-While a function is traced the parts are tensors of the trace, and a tree of torch's puts them together in each call.
+    @fuse
+    def linear_int8(x, w):                                                         # w: packed as i8 or i4
+        return fusedsl.quantize(x, "i8:row") @ w.mT                                # products of int8
+
+While a function is traced it is a tensor of the numbers that it stands for. Where it is returned its parts take its
+place, and a tree of torch's puts them together in each call.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from fusedsl.packed import FLOATS, Packed, pack, stored_dims
 from fusedsl.packing import row_bytes
 from fusedsl.parts import Parts, part_types
 
-from .quantizing import quantize_parts
+from .quantizing import quantize_parts, requantized
 
 
 @dataclass(frozen=True)
@@ -37,41 +42,15 @@ class Made:
 
 
 class Quantized:
-    """The parts of a packed tensor in a trace; a call's results have a `Packed` in its place."""
+    """The parts of a packed tensor that a trace returns."""
 
     def __init__(self, parts: Sequence[Any], made: Made) -> None:
         self.parts, self.made = tuple(parts), made
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise _only_returned(f".{name}")
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise _only_returned(getattr(function, "__name__", str(function)))
-
-
-def _only_returned(got: str) -> BadArgument:
-    rule, hint = "only returned", "Compute with what is quantized, or read the result in another function."
-    return BadArgument(op="quantize", name="the result", rule=rule, got=got, hint=hint)
-
-
-def _refuse(name: str) -> Any:
-    def method(self: Quantized, *args: Any) -> Any:
-        raise _only_returned(name)
-
-    return method
-
-
-_OPERATORS = """add radd sub rsub mul rmul truediv rtruediv matmul rmatmul pow neg abs lt le gt ge getitem setitem len
-iter bool float int and or xor invert"""
-for _name in _OPERATORS.split():
-    setattr(Quantized, f"__{_name}__", _refuse(f"__{_name}__"))
-
 
 def quantize(x: Tensor, format: str | Format, axis: int = -1) -> Packed:
-    """x in a packed format, as `fusedsl.pack(x, format, axis)` gives it: in a fused function the end of a chain.
+    """x in a packed format, as `fusedsl.pack(x, format, axis)` gives it: in a fused function the end of a chain, or a
+    tensor to go on with, of the numbers that its codes stand for.
 
     Groups run along the axis, whose size is part of the kernel. NaN becomes the code of 0 where the format has none.
     Raises BadText for a format that does not parse, BadArgument for what is no float, and for a table of many numbers,
@@ -90,7 +69,9 @@ def quantize(x: Tensor, format: str | Format, axis: int = -1) -> Packed:
     size = int(stored.shape[-1])
     found = quantize_parts(stored, format.text, size)
     found = found if isinstance(found, tuple) else (found,)
-    return Quantized(found, Made(format, axis, size, x.dtype))  # type: ignore[return-value]
+    value = requantized(stored, format.text, size).movedim(-1, axis)
+    value._fused.packed = Quantized(found, Made(format, axis, size, x.dtype))
+    return value  # type: ignore[return-value]
 
 
 def _put_together(parts: Iterable[Any], made: Made) -> Any:

@@ -21,13 +21,14 @@ from fusedsl.packed import pack
 from fusedsl.quantise import group_count, group_size, reach, stored_dtype
 from fusedsl.types import DType, Type, broadcast, dtype, f32, i32, u8
 
-from .compare import bitwise_or, clamp_max, clamp_min, gt, isnan, where
+from .compare import bitwise_or, clamp_max, clamp_min, ge, gt, isnan, where
+from .convert import narrow
 from .elementwise import abs, add, mul, round
 from .helpers import HELPERS
 from .indexing import pad, stack
 from .movement import reshape, squeeze
 from .movement import slice as cut
-from .packing import check_float, e8m0
+from .packing import check_float, dequantised, e8m0
 from .reduce import amax, amin, sum
 from .rules import same
 
@@ -251,13 +252,12 @@ def _scale(length: Node, steps: float, format: Format, second: Node | None) -> N
     return _stored(where(gt(length, 0), scale, blank), format.scale)
 
 
-def _quantised(x: Node, format: str, size: int) -> tuple[Node, ...]:
-    """data, and those of scale, zero and second that the format has. Of x the axis is the last dimension."""
-    known = parse(format)
+def _codes(x: Node, known: Format, size: int) -> tuple[Node, dict[str, Node]]:
+    """The codes, and those of scale, zero and second that the format has. Of x the axis is the last dimension."""
     rest = x.shape[:-1]
     values = cast(as_stored(x), f32)
     if known.scale is None:
-        return (_as_bytes(encoded(values, known.element), known.element),)
+        return encoded(values, known.element), {}
     groups, length = group_count(known, size), group_size(known, size)
     grouped = reshape(pad(values, (0, groups * length - size)), (*rest, groups, length))
     second = _second(grouped, known) if known.second else None
@@ -268,9 +268,32 @@ def _quantised(x: Node, format: str, size: int) -> tuple[Node, ...]:
     if zero is not None:
         steps = steps + (cast(zero, f32) + known.element.least if known.zero == "code" else cast(zero, f32))
     codes = encoded(steps + known.offset if known.offset else steps, known.element)
-    data = _as_bytes(cut(reshape(codes, (*rest, groups * length)), x.rank - 1, 0, size), known.element)
-    shared = [part if part is None else squeeze(part, (x.rank,)) for part in (scale, zero)]
-    return tuple(part for part in (data, *shared, second) if part is not None)
+    codes = cut(reshape(codes, (*rest, groups * length)), x.rank - 1, 0, size)
+    shared = {"scale": scale} if zero is None else {"scale": scale, "zero": zero}
+    shared = {name: squeeze(part, (x.rank,)) for name, part in shared.items()}
+    return codes, shared if second is None else {**shared, "second": second}
+
+
+def _quantised(x: Node, format: str, size: int) -> tuple[Node, ...]:
+    known = parse(format)
+    codes, shared = _codes(x, known, size)
+    return (_as_bytes(codes, known.element), *shared.values())
+
+
+def _requantised(x: Node, format: str, size: int) -> Node:
+    known = parse(format)
+    codes, shared = _codes(x, known, size)
+    values = _from_table(codes, known.element) if known.element.kind == "table" else None
+    return narrow(dequantised(codes, known, shared, x.rank - 1, values), x.dtype)
+
+
+def _from_table(codes: Node, element: Element) -> Node:
+    """The numbers of a table by comparing: a table that a kernel makes has no addresses."""
+    first, *others = element.numbers
+    value = constant(first, Type(f32))
+    for code, number in enumerate(others, 1):
+        value = where(ge(codes, code), number, value)
+    return value
 
 
 def _as_bytes(codes: Node, element: Element) -> Node:
@@ -319,3 +342,9 @@ def quantize_parts(x: torch.Tensor, format: Choice, size: Size):
     element = packed.format.element
     data = parts.data if element.kind == "ternary" else pack_units.reference(codes, element.bits)
     return tuple(part for part in (data, parts.scale, parts.zero, parts.second) if part is not None)
+
+
+@declare(expand=_requantised)
+def requantized(x: torch.Tensor, format: Choice, size: Size):
+    """What `fusedsl.pack` makes of x stands for: x in a format, and back"""
+    return pack(x, format).unpack()

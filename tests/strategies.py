@@ -66,7 +66,7 @@ def apply(builder: Builder, op: Op) -> None:
 NOT_DRAWN = {
     "input", "const", "contiguous", "size", "indices", "ordered", "reread", "selected",
     "field", "joined_field", "trit", "unpack_rows", "unpack_slabs", "unpack_trits", "small_float", "e8m0",
-    "as_stored", "small_code", "moved", "pack_units", "pack_trits", "exponent_of", "quantize_parts",
+    "as_stored", "small_code", "moved", "pack_units", "pack_trits", "exponent_of", "quantize_parts", "requantized",
 }  # fmt: skip
 # What is drawn only where it is asked for: the graphs of a seed stay what they were before it was declared.
 _LATER = ("fusedsl.ops.contract", "fusedsl.ops.einstein", "fusedsl.ops.attending")

@@ -779,6 +779,15 @@ def test_command_mistakes(model, tmp_path, args, words):
     assert done.exit_code and words in done.output and len(list(tmp_path.iterdir())) == 1
 
 
+def test_command_on_what_is_packed_and_without_a_directory(model, tmp_path):
+    packed = tmp_path / "out.safetensors"
+    assert run(model[0], packed, "--format", "u3").exit_code == 0
+    again = run(packed, tmp_path / "again.safetensors", "--format", "u3")
+    assert again.exit_code and "packed already" in again.output
+    lost = run(model[0], tmp_path / "nowhere" / "out.safetensors", "--format", "u3")
+    assert lost.exit_code and "no directory" in lost.output
+
+
 def test_command_with_nan(model, tmp_path):
     source, weights = model
     weights["a.up"][1, 1] = math.nan

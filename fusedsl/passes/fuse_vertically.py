@@ -24,13 +24,13 @@ from ..products import loops_around, products_of
 from ..roles import Roles
 from ..scalar import Expr, walk
 from ..schedule import loops_of, refuse, shareable, walked
-from ..types import HALVES
+from ..types import NARROW
 from .cascade import cascade
 from .common_axes import common_axes
 from .fix_rows import sizes_of_rows
 
 CACHED = 3  # what is read again comes from a cache, about so many times as fast as memory
-NARROW, FULL = (*HALVES, "f8e4m3", "f8e5m2"), 16  # how much more a product of f32 takes than one of halves
+FULL = 16  # how much more a product of f32 takes than one of halves
 DOT_TILE, LEAST_TILE = 128, 32  # rows and columns of a product that a program computes: usually, and at least
 SHARED = ("one", "grid")  # the roles of axes that programs share out
 PIECE, RUN = 512, 16384  # indices of a loop that are worth a program of their own: over products, and else

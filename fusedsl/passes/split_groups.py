@@ -62,10 +62,11 @@ def _uses(r: Expr, axis: Variable) -> Iterator[Index | None]:
     """For each use of the axis below a reduction: its divisor, None where it is used otherwise."""
     for e in walk([r]):
         for index in indices(e):
-            yield from _index_uses(index, axis)
+            yield from uses_of_index(index, axis)
 
 
-def _index_uses(index: Index, axis: Variable) -> Iterator[Index | None]:
+def uses_of_index(index: Index, axis: Variable) -> Iterator[Index | None]:
+    """The divisor of each division of the axis, None for another use."""
     for atom in atoms(index):
         if atom is axis:
             yield None

@@ -1,0 +1,102 @@
+"""Scales leave sums of products of 8-bit numbers, so that these are multiplied as they are.
+
+    sum_k (a[m, k] s[m]) (b[k, n] t[k // g, n])   =   s[m] sum_u t[u, n] sum_r a[m, g u + r] b[g u + r, n]
+
+What varies along no summed axis is multiplied once, after the sum; where it varies by groups, their axis is two, the
+group and the place in it, and a product of tiles lies within one group. Without a scale left whole numbers are added up
+in 32 bits, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import reduce
+
+from ..algebra import apply, cast
+from ..eights import Eights, Term, eights_of
+from ..index import Atom, Index, Variable, divide_exactly, poly
+from ..lower import Origin, Write, follow, rename
+from ..products import is_contraction, product_of
+from ..scalar import Expr, indices, make, rebuilt, walk
+from ..types import DEPTH_OF_EIGHTS, i8, i32
+from .split_groups import uses_of_index
+
+MOST_EXACT = 1 << 17  # products of whole numbers of 8 bits that 32 bits hold the sum of
+
+
+def hoist_scales(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
+    """The writes with what does not vary along a sum of products of 8-bit numbers out of it."""
+    memo: dict[Expr, Expr] = {}
+    lengths: dict[Variable, int] = {}
+    scanned = {a for e in walk([w.value for w in writes]) if e.kind == "scan" for a in e["axes"]}
+    for e in walk([w.value for w in writes]):
+        memo[e] = rebuilt(e, memo)
+        if is_contraction(e) and len(e.args) == 1:
+            memo[e], scales = _hoisted(memo[e])
+            lengths |= {axis: n for axis in e["axes"] if (n := _length(scales, axis)) and axis not in scanned}
+    follow(origin, memo)
+    hoisted = [Write(w.tensor, w.axes, w.index, memo[w.value]) for w in writes]
+    places: dict[Atom, Index] = {axis: _in_groups(axis, length) for axis, length in lengths.items()}
+    return rename(hoisted, places, origin) if places else hoisted
+
+
+def _hoisted(e: Expr) -> tuple[Expr, list[Expr]]:
+    """A contraction with scales outside, and those that are left inside."""
+    product = product_of(e)
+    found = None if product is None else eights_of(product, e["axes"])
+    if found is None:
+        return e, []
+    summed = set(e["axes"])
+    common = [s for s in dict.fromkeys(found.terms[0].scales) if all(_has(t, s) for t in found.terms)]
+    outside = [s for s in common if s.free.isdisjoint(summed)]
+    terms = tuple(Term(t.left, t.right, _without(t.scales, outside)) for t in found.terms)
+    return reduce(_times, outside, _sum(e, Eights(found.kind, terms))), [s for t in terms for s in t.scales]
+
+
+def _has(term: Term, scale: Expr) -> bool:
+    return scale in term.scales
+
+
+def _without(scales: Sequence[Expr], gone: Sequence[Expr]) -> tuple[Expr, ...]:
+    left = list(scales)
+    for scale in gone:
+        left.remove(scale)
+    return tuple(left)
+
+
+def _sum(e: Expr, found: Eights) -> Expr:
+    """The sum of products with the scales that are left, of whole numbers alone in integers."""
+    count = math.prod(a.extent if isinstance(a.extent, int) else MOST_EXACT for a in e["axes"]) * len(found.terms)
+    if found.kind is not i8 or count >= MOST_EXACT or any(t.scales for t in found.terms):
+        return _fold(e, [reduce(_times, t.scales, _times(t.left, t.right)) for t in found.terms])
+    whole = _fold(e, [_times(cast(t.left, i32), cast(t.right, i32)) for t in found.terms], precision=i8.name)
+    return cast(whole, e.dtype)
+
+
+def _fold(e: Expr, terms: Sequence[Expr], **attrs: str) -> Expr:
+    body = reduce(lambda a, b: apply("add", a, b), terms)
+    return make("reduce", body.dtype, (body,), e.op, **{**e.attrs, **attrs})
+
+
+def _times(a: Expr, b: Expr) -> Expr:
+    return apply("mul", a, b)
+
+
+def _length(scales: Sequence[Expr], axis: Variable) -> int | None:
+    """The places of a group, where scales vary along an axis by groups."""
+    found = {use for scale in scales for i in _indices_below(scale) for use in uses_of_index(i, axis)}
+    length = found.pop() if len(found) == 1 else None
+    if not isinstance(length, int) or length < DEPTH_OF_EIGHTS:
+        return None
+    return length if divide_exactly(axis.extent, length) not in (None, 1) else None
+
+
+def _in_groups(axis: Variable, length: int) -> Index:
+    groups = divide_exactly(axis.extent, length)
+    assert groups is not None
+    return poly(Variable(axis.name, groups)) * length + poly(Variable(axis.name, length))
+
+
+def _indices_below(e: Expr) -> Iterator[Index]:
+    return (i for part in walk([e]) for i in indices(part))
