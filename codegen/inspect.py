@@ -57,7 +57,7 @@ class Compiled:
 
     registers: of a thread, on AMD vector registers.
     spills: bytes that a thread's code stores because registers ran out (ptxas's "spill stores"; 4 for each vector or
-        scalar register on AMD); 0 is none.
+        scalar register on AMD, where scalar ones that lie in vector registers are none); 0 is none.
     shared: bytes of shared memory (LDS) that a program takes.
     stack: bytes of a thread's private memory, spilled registers included.
     asm: "ttir", "ttgir", "llir", "ptx" and "cubin", or "amdgcn" and "hsaco": text, but for the last, which is bytes.
@@ -214,8 +214,9 @@ def _amd_usage(amdgcn: str) -> tuple[int, int, int]:
         assert match, f"no {key} in the metadata"
         return int(match[1])
 
-    spilled = value("vgpr_spill_count") + value("sgpr_spill_count")
-    return value("vgpr_count"), 4 * spilled, value("private_segment_fixed_size")
+    stack = value("private_segment_fixed_size")
+    spilled = value("vgpr_spill_count") + value("sgpr_spill_count") if stack else 0
+    return value("vgpr_count"), 4 * spilled, stack
 
 
 def _amd_opcodes(amdgcn: str) -> list[str]:

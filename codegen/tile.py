@@ -14,7 +14,7 @@ large as a cache likes: whole rows that are loaded and stored from end to end, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ CPU_NARROW, CPU_WIDE, CPU_COLUMNS = 32, 256, 1024  # columns at once: where they
 DOT, ACCUMULATED, LEAST_DEPTH = 128, 16384, 16  # rows and columns of a product; elements of all accumulators
 MOST_PARTS = 128  # of a loop that programs share, put together at once
 FEW_COLUMNS = 64  # of a product of at most ROWS rows
-LIGHT = 3  # statements beside the loops of a product
+LIGHT = 3  # statements beside the loops of a product, and those that compute its operands
 CPU_DOT, CPU_DEPTH = 256, 2048  # of a product; elements of a tile that a matrix times a vector takes in a round
 PARTS = 8  # products into one accumulator in a round: their operands, which are computed, need registers as well
 CPU_PROGRAMS = 8  # to share neighbouring columns among
@@ -50,13 +50,15 @@ CPU_PROGRAMS = 8  # to share neighbouring columns among
 @dataclass(frozen=True)
 class Config:
     """Tile sizes by the name of their constexpr, and how many warps run a program. maxnreg: registers that a thread may
-    take, None as ptxas likes. loops: the tiles of loops over products with how short they may be."""
+    take, None as ptxas likes. loops: the tiles of loops over products, grid: those of their rows and columns, each with
+    how short it may be."""
 
     tiles: tuple[tuple[str, int], ...]
     num_warps: int
     num_stages: int = 1
     maxnreg: int | None = field(default=None, repr=False)
     loops: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    grid: tuple[tuple[str, int], ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> int:
         return dict(self.tiles)[name]
@@ -70,23 +72,30 @@ class Config:
     @property
     def roomier(self) -> Config | None:
         """With more registers for what a thread holds: shorter loops over products, as many registers as let two
-        programs share a processor, then more warps for products. None if that is so."""
-        least = dict(self.loops)
-        shorter = {name: size // 2 for name, size in self.tiles if size > least.get(name, size)}
-        if shorter:
-            return replace(self, tiles=tuple((name, shorter.get(name, size)) for name, size in self.tiles))
+        programs share a processor, then more warps for products, then fewer rows or columns. None if that is so."""
+        shorter = self._halved(name for name, least in self.loops if self[name] > least)
+        if shorter is not None:
+            return shorter
         most = min(255, REGISTERS // (2 * WARP * self.num_warps))
         if self.maxnreg is None and (most == 255 or not self.loops):
             return replace(self, maxnreg=most)
-        more = bool(self.loops) and self.num_warps < MOST_WARPS
-        return replace(self, num_warps=2 * self.num_warps, maxnreg=None) if more else None
+        if self.loops and self.num_warps < MOST_WARPS:
+            return replace(self, num_warps=2 * self.num_warps, maxnreg=None)
+        longest = max((name for name, least in self.grid if self[name] > least), key=self.__getitem__, default=None)
+        return self._halved([longest] if longest is not None else [])
+
+    def _halved(self, names: Iterable[str]) -> Config | None:
+        """With these tiles half as long, None if there are none."""
+        names = set(names)
+        tiles = tuple((name, size // 2 if name in names else size) for name, size in self.tiles)
+        return replace(self, tiles=tiles) if names else None
 
 
 def without_spills(
     compiled: Callable[[Config], tuple[Made, int]], config: Config, target: str, too_large: type[Exception]
-) -> Made:
-    """What compiling gives beside the spills. ptxas spills a few registers, now and then, to let three programs share a
-    processor, and loses more than it gains: then it is told that two will do. A loop over products is made shorter.
+) -> tuple[Made, Config]:
+    """What compiling gives beside the spills, and the configuration that it is for. ptxas spills a few registers, now
+    and then, to let three programs share a processor, and loses more than it gains: then it is told that two will do.
     too_large: what compiling raises for a kernel that takes more memory than a program can have, which then loads fewer
     rounds ahead."""
     while True:
@@ -99,7 +108,7 @@ def without_spills(
             continue
         roomier = config.roomier if spills and (config.loops or target.startswith("sm")) else None
         if roomier is None:
-            return made
+            return made, config
         config = roomier
 
 
@@ -148,6 +157,7 @@ def with_parts(config: Config, kernel: Kernel, target: str) -> Config:
         rows = {a.tile for a in kernel.axes if a.role == "grid" and kernel.contracts}
         tiles = ((name, min(size, DOT // 2) if name in rows else size) for name, size in config.tiles)
         config = replace(config, tiles=tuple(tiles))
+    config = replace(config, grid=())  # the size of what parts are kept in depends on these
     extent, body = kernel.last.split.extent, list(flatten(kernel.last.body))
     axis = next(s.axis for s in body if isinstance(s, Loop) and s.axis.extent == extent)
     tiles = dict(config.tiles)
@@ -169,6 +179,8 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
     sums = [s for s in kernel.states if len(kernel.tiled(s.axes)) > 1]
     wide = max((math.prod(tiles.get(a.tile, 1) for a in kernel.tiled(s.axes)) for s in sums), default=1)
     is_light = is_new and len(sums) == 1 and sum(not isinstance(s, Loop) for s in kernel.body) <= LIGHT
+    inside = flatten([s for s in kernel.body if isinstance(s, Loop)])
+    is_light = is_light and sum(map(_is_computed, inside)) <= LIGHT
     in_parts = not on_cpu and len(kernel.products) >= PARTS * max(1, len(sums))
     is_light = is_light and not in_parts and not kernel.is_scaled
     most = (ACCUMULATED // 2 if in_parts else ACCUMULATED) * (2 if is_new and len(grid) > 1 else 1) // max(1, len(sums))
@@ -197,7 +209,8 @@ def _product(kernel: Kernel, sizes: Mapping[str, int], target: str) -> Config:
     wide = max(wide, *(math.prod(tiles[a.tile] for a in kernel.tiled(p.free)) for p in kernel.products), 0)
     warps = 8 if wide >= 8192 and not target.startswith("gfx") else 4
     stages = 3 if kernel.is_half and target.startswith("sm") else 2
-    return Config(tuple(tiles.items()), warps, stages, loops=tuple((a.tile, max(a.least, LEAST_DEPTH)) for a in loops))
+    depths = tuple((a.tile, max(a.least, LEAST_DEPTH)) for a in loops)
+    return Config(tuple(tiles.items()), warps, stages, loops=depths, grid=tuple((a.tile, a.least) for a in grid))
 
 
 def _bucket(n: int) -> int:
@@ -221,6 +234,10 @@ def _has_steps(kernel: Kernel) -> bool:
 def _longest(body: Sequence[Statement]) -> int:
     """The most statements of a body, those of its loops apart."""
     return max(sum(not isinstance(s, Loop) for s in body), *(_longest(s.body) for s in body if isinstance(s, Loop)), 0)
+
+
+def _is_computed(statement: Statement) -> bool:
+    return isinstance(statement, Assign) and statement.value.kind != "load"
 
 
 def _is_scan(statement: Statement) -> bool:

@@ -244,9 +244,8 @@ class _Kernels:
     """A step's kernels on one GPU by which of its pointers are aligned, each with its grid."""
 
     def __init__(self, plan: Plan, at: int, device: torch.device) -> None:
-        self.step, self.config, self.grid, self.fixed = (
-            plan.steps[at], plan.configs[at], plan.grids[at], plan.fixed[at],
-        )  # fmt: skip
+        self.step, self.config, self.fixed = plan.steps[at], plan.configs[at], plan.fixed[at]
+        self.grid = partial(plan.grid_of, at)
         self.function, self.target, self.device = self.step.function(plan.target), plan.target, device
         self.known: dict[tuple[bool, ...], Callable[..., None]] = {}
 
@@ -258,17 +257,17 @@ class _Kernels:
             for p in self.step.parameters
         }  # fmt: skip
         with torch.cuda.device(self.device):
-            kernel = without_spills(
+            kernel, config = without_spills(
                 lambda c: self._compile(arguments, c), self.config, self.target, OutOfResources
             )
-            launch = self.known[aligned] = _launcher(kernel, self.grid, self.device)
+            launch = self.known[aligned] = _launcher(kernel, self.grid(config), self.device)
         return launch
 
     def _compile(self, arguments: Mapping[str, Any], config: Config) -> tuple[Any, int]:
         given = {**arguments, **dict(config.tiles)}
-        kernel = self.function.warmup(**given, grid=self.grid, enable_fp_fusion=True, **config.options)
+        kernel = self.function.warmup(**given, grid=self.grid(config), enable_fp_fusion=True, **config.options)
         kernel = kernel.result() if hasattr(kernel, "result") else kernel  # compiled in the background
-        kernel[self.grid]  # loads it
+        kernel[self.grid(config)]  # loads it
         return kernel, kernel.n_spills
 
 

@@ -216,8 +216,12 @@ class Plan:
         self.extents = dict(sizes)  # and how loops are shared out
         self.splits = [self._splits(at) for at in range(len(program.steps))]
         self.steps = [self._step(at) for at in range(len(program.steps))]
-        self.grids = [_grid(s.kernel, c, self.extents) for s, c in zip(self.steps, self.configs, strict=True)]
+        self.grids = [self.grid_of(at, config) for at, config in enumerate(self.configs)]
         self.fixed = [self._fixed(s) for s in self.steps]
+
+    def grid_of(self, at: int, config: Config) -> tuple[int, int, int]:
+        """The programs of a launch with these tiles."""
+        return _grid(self.steps[at].kernel, config, self.extents)
 
     def _splits(self, at: int) -> int:
         """How many programs share a launch's loop."""
@@ -369,7 +373,7 @@ class Plan:
             )  # fmt: skip
             return found, found.spills
 
-        return without_spills(compiled, config, target, TooLarge)
+        return without_spills(compiled, config, target, TooLarge)[0]
 
     def signature_of(self, step: Step, values: Mapping[str, int]) -> dict[str, str]:
         """The Triton types of a step's parameters but its tiles, whose sizes and strides have these values."""
