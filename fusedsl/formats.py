@@ -269,11 +269,12 @@ _SPELLINGS = {"e4m3": ELEMENTS["e4m3fn"], **_LONGER, **ELEMENTS}
 
 @dataclass(frozen=True)
 class Format:
-    """An element, and what a group of values shares: value = (element's value - offset - zero) * scale.
+    """An element, and what a group of values shares: value = (element's value - offset - zero) * scale, or, where there
+    is a minimum, element's value * scale + minimum.
 
     group: values along the axis that share a scale, None for the whole axis. scale: its dtype, None where codes are the
     values. zero: None; "code", one of the element's values, stored as its code in u8; "scale", any number, stored in
-    `zero_dtype`. second: the scales have a scale of their own, one f32 for the tensor."""
+    `zero_dtype`; "min", a minimum, stored so too. second: the scales have a scale of their own, an f32."""
 
     element: Element
     group: int | None
@@ -295,7 +296,7 @@ class Format:
         if self.group != usual.group:
             yield "row" if self.group is None else f"g{self.group}"
         if self.zero != usual.zero:
-            yield {None: "sym", "code": "asym", "scale": "fzero"}[self.zero]
+            yield {None: "sym", "code": "asym", "scale": "fzero", "min": "min"}[self.zero]
         if self.scale != usual.scale:
             yield self.scale
         if self.second:
@@ -311,8 +312,8 @@ class Format:
     def eight(self) -> DType | None:
         """The dtype of 8 bits that holds what codes stand for without their scale."""
         element = self.element
-        if element.kind not in ("int", "uint") or self.zero == "scale":
-            return element.eight
+        if element.kind not in ("int", "uint") or self.zero in ("scale", "min"):
+            return element.eight if self.zero is None else None
         low, high = (end / element.factor - self.offset for end in (element.least, element.greatest))
         low, high = (low - high, high - low) if self.zero == "code" else (low, high)
         return i8 if low >= -128 and high <= 127 else None
@@ -371,7 +372,8 @@ def codebook(values: Sequence[float] | torch.Tensor, group: int | None = None, s
 _EXAMPLE = "Write an element and its options as u4:g128, i8:f32 or e2m1:g32:e8m0; docs/formats.md has them all."
 _OPTIONS: dict[str, tuple[str, Any]] = {
     "row": ("group", None), "sym": ("zero", None), "asym": ("zero", "code"), "fzero": ("zero", "scale"),
-    "noscale": ("scale", None), "second": ("second", True), **{name: ("scale", name) for name in SCALES},
+    "min": ("zero", "min"), "noscale": ("scale", None), "second": ("second", True),
+    **{name: ("scale", name) for name in SCALES},
 }  # fmt: skip
 
 

@@ -74,17 +74,19 @@ def quantise(rows: Tensor, format: Format, method: Method = "minmax") -> Quantis
 def dequantise(
     codes: Tensor, format: Format, scale: Tensor | None, zero: Tensor | None, second: Tensor | None
 ) -> Tensor:
-    """The f32 values of u8 codes [*rest, K]: (value - zero) * (scale * second), with scale and zero [*rest, groups]."""
+    """The f32 values of u8 codes [*rest, K]: (value - zero) * (scale * second), or value * scale + minimum, with scale
+    and zero, which is the minimum where there is one, [*rest, groups]."""
     size = codes.shape[-1]
     values = format.element.decode(codes, torch.float32)
     if format.offset:
         values -= format.offset
-    if zero is not None:
-        values -= _spread(_zero_value(zero, format), format, size)
+    shift = None if zero is None else _spread(_zero_value(zero, format), format, size)
+    if shift is not None and format.zero != "min":
+        values -= shift
     if scale is not None:
         value = e8m0_decode(scale) if format.scale == "e8m0" else scale.float()
         values *= _spread(value if second is None else value * second, format, size)
-    return values
+    return values + shift if format.zero == "min" and shift is not None else values
 
 
 def _spread(groups: Tensor, format: Format, size: int) -> Tensor:
@@ -136,12 +138,15 @@ def reach(format: Format) -> float:
 
 
 def _grid(low: Tensor, high: Tensor, format: Format, second: Tensor | None) -> _Grid:
-    """The grid that reaches from low <= 0 to high >= 0, both [rows, groups, 1]."""
+    """The grid that reaches from low to high, both [rows, groups, 1]: of those with 0 in them from below 0 to above."""
     element = format.element
     if format.zero is None:
         return _Grid(_scale(torch.maximum(-low, high), reach(format), format, second), None)
     scale = _scale(high - low, element.greatest - element.least, format, second)
-    zero = element.least - low / _divisor(scale, second)
+    if format.zero == "min":
+        zero = low - element.least * (scale if second is None else scale * second)
+    else:
+        zero = element.least - low / _divisor(scale, second)
     if format.zero == "code":
         return _Grid(scale, zero.round().clamp(element.least, element.greatest))
     assert format.zero_dtype is not None
@@ -183,6 +188,9 @@ class _Block:
         if self.format.element.kind == "ternary":
             mean = self.values.abs().sum(-1, True) / self.used.sum(-1, True)
             return -mean, mean
+        if self.format.zero == "min":
+            low = self.values.where(self.used, math.inf).amin(-1, True)
+            return low, self.values.where(self.used, -math.inf).amax(-1, True)
         return self.values.amin(-1, True).clamp(max=0), self.values.amax(-1, True).clamp(min=0)
 
     def grid(self, factor: float = 1.0) -> _Grid:
@@ -191,16 +199,21 @@ class _Block:
 
     def steps(self, grid: _Grid) -> Tensor:
         """The values as the element's."""
-        steps = self.values / _divisor(grid.scale, self.second)
-        if grid.zero is not None:
+        has_minimum = self.format.zero == "min" and grid.zero is not None
+        values = self.values - grid.zero if has_minimum else self.values
+        steps = values / _divisor(grid.scale, self.second)
+        if grid.zero is not None and not has_minimum:
             steps += grid.zero
         return steps + self.format.offset if self.format.offset else steps
 
     def error(self, grid: _Grid) -> Tensor:
         """The squared error of each group, [rows, groups, 1]."""
         values = _nearest(self.steps(grid), self.format)
-        values -= self.format.offset if grid.zero is None else grid.zero
+        has_minimum = self.format.zero == "min" and grid.zero is not None
+        if not has_minimum:
+            values -= self.format.offset if grid.zero is None else grid.zero
         values *= grid.scale if self.second is None else grid.scale * self.second
+        values = values + grid.zero if has_minimum else values
         return ((values - self.values).square_() * self.used).sum(-1, True)
 
     def search(self) -> _Grid:

@@ -271,11 +271,12 @@ def decoded(codes: Node, element: Element, table: Node | None = None) -> Node:
 
 
 def dequantised(codes: Node, format: Format, parts: Mapping[str, Node], axis: int, values: Node | None = None) -> Node:
-    """(value - offset - zero) * scale in f32, of the codes of a packed tensor. parts: `scale`, `zero`, `second` and
-    `table`, those that there are, with a scale for each group along the axis. values: what the codes stand for, if that
-    is known."""
+    """(value - offset - zero) * scale, or value * scale + minimum, of the codes of a packed tensor, in f32. parts:
+    `scale`, `zero`, `second` and `table`, those that there are, with a scale for each group along the axis. values:
+    what the codes stand for, if that is known."""
     value = decoded(codes, format.element, parts.get("table")) if values is None else values
     size = codes.shape[axis]
+    minimum = _spread(cast(parts["zero"], f32), format, axis, size) if format.zero == "min" else None
     if format.zero == "code":
         zero = field(parts["zero"], 0, bits=format.element.bits)  # whose bounds are known then
         value = value - _spread(decoded(zero, format.element), format, axis, size)
@@ -287,7 +288,8 @@ def dequantised(codes: Node, format: Format, parts: Mapping[str, Node], axis: in
         return value
     scale = e8m0(parts["scale"]) if format.scale == "e8m0" else cast(parts["scale"], f32)
     scale = scale * parts["second"] if format.second else scale
-    return value * _spread(scale, format, axis, size)
+    value = value * _spread(scale, format, axis, size)
+    return value if minimum is None else value + minimum
 
 
 def _spread(x: Node, format: Format, axis: int, size: Index) -> Node:

@@ -264,8 +264,9 @@ def _codes(x: Node, known: Format, size: int) -> tuple[Node, dict[str, Node]]:
     scale, zero = _grid(grouped, known, second, size)
     factor = _value(scale, known.scale)
     factor = factor if second is None else factor * second
-    steps = grouped / where(gt(factor, 0), factor, 1.0)
-    if zero is not None:
+    values = grouped - cast(zero, f32) if zero is not None and known.zero == "min" else grouped
+    steps = values / where(gt(factor, 0), factor, 1.0)
+    if zero is not None and known.zero != "min":
         steps = steps + (cast(zero, f32) + known.element.least if known.zero == "code" else cast(zero, f32))
     codes = encoded(steps + known.offset if known.offset else steps, known.element)
     codes = cut(reshape(codes, (*rest, groups * length)), x.rank - 1, 0, size)
@@ -313,16 +314,31 @@ def _grid(grouped: Node, format: Format, second: Node | None, size: int) -> tupl
         return _scale(sum(abs(grouped), dim, True) / used[0], 1.0, format, second), None
     if format.zero is None:
         return _scale(amax(abs(grouped), dim, True), reach(format), format, second), None
-    low, high = clamp_max(amin(grouped, dim, True), 0.0), clamp_min(amax(grouped, dim, True), 0.0)
+    low, high = _ends(grouped, format, size)
     scale = _scale(high - low, element.greatest - element.least, format, second)
     factor = _value(scale, format.scale or "f32")
-    zero = element.least - low / where(gt(factor, 0), factor, 1.0)
+    if format.zero == "min":
+        zero = low - (factor if second is None else factor * second) * element.least
+    else:
+        zero = element.least - low / where(gt(factor, 0), factor, 1.0)
     if format.zero == "code":
         return scale, cast(clamp_max(clamp_min(round(zero), element.least), element.greatest) - element.least, u8)
     to = dtype(format.zero_dtype or "f32")
     assert to.torch is not None
     limits = torch.finfo(to.torch)
     return scale, cast(clamp_max(clamp_min(zero, limits.min), limits.max), to)
+
+
+def _ends(grouped: Node, format: Format, size: int) -> tuple[Node, Node]:
+    """The least and the greatest value of each group, with 0 between them but where a minimum is stored."""
+    dim = (grouped.rank - 1,)
+    if format.zero != "min":
+        return clamp_max(amin(grouped, dim, True), 0.0), clamp_min(amax(grouped, dim, True), 0.0)
+    whole, length = size // group_size(format, size), group_size(format, size)
+    if whole * length == size:
+        return amin(grouped, dim, True), amax(grouped, dim, True)
+    raise BadArgument(op="quantize", name="format", rule="of whole groups where it has minima",
+                      got=f"{size} values", hint=f"A group that divides {size} does.")  # fmt: skip
 
 
 def _second(grouped: Node, format: Format) -> Node:

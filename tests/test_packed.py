@@ -35,7 +35,7 @@ GROUPS = ("row", "g1", "g3", "g16", "g32", "g128", "g1000")
 WIDTHS = range(1, 9)
 FORMATS = [
     *(f"{kind}{bits}:g32{zero}" for bits in WIDTHS
-      for kind, zero in [("u", ""), ("u", ":sym"), ("i", ""), ("u", ":fzero")]),
+      for kind, zero in [("u", ""), ("u", ":sym"), ("i", ""), ("u", ":fzero"), ("u", ":min")]),
     *NAMED, "mxint8", "nf4:g64", "ternary:g16", "table(-3,0.5,1,7,9):g7:f32", "e3m2:g16:f8e4m3", "i4:g16:asym:bf16",
     "u4:g16:f16:second", "i4:g16:e8m0:second", "e2m1:g16:f32:second",
 ]  # fmt: skip
@@ -218,6 +218,8 @@ def assert_means(packed):
         if format.second:
             scale = (scale * float(packed.second)).astype(np.float32).astype(float)
         values = values * scale
+    if format.zero == "min":
+        values = values.astype(np.float32).astype(float) + spread(packed.zero)
     wanted = torch.from_numpy(np.asarray(values, dtype=np.float64)).float().to(packed.dtype)
     found = packed.unpack()
     assert found.stride() == packed.stride() and type(found) is torch.Tensor
@@ -244,7 +246,7 @@ def error_bound(format):
     gap = max(high - low for low, high in itertools.pairwise(values)) / 2
     if format.scale == "e8m0":
         return max(gap, 2.0 ** math.floor(math.log2(reach) + 1) - reach)
-    lost = reach * torch.finfo(storing(format.scale)).eps * (1 if format.zero == "scale" else 0.5)
+    lost = reach * torch.finfo(storing(format.scale)).eps * (1 if format.zero in ("scale", "min") else 0.5)
     return gap + lost + 1e-5
 
 
@@ -261,7 +263,7 @@ def test_error_bounds(text, dtype):
     assert packed.dtype == dtype and worst <= error_bound(packed.format)
 
 
-@pytest.mark.parametrize("text", ["u2:g5", "u8:row", "i4:g5:asym", "u3:g5:fzero", "u4:g5:sym", "i8:g5"])
+@pytest.mark.parametrize("text", ["u2:g5", "u8:row", "i4:g5:asym", "u3:g5:fzero", "u3:g5:min", "u4:g5:sym", "i8:g5"])
 def test_ranges_of_groups(text):
     """The grid of each group reaches from its least to its greatest value, or equally far to both sides."""
     x = random(4, 23, like=text)
@@ -269,7 +271,8 @@ def test_ranges_of_groups(text):
     packed, element = pack(x, f"{text}:f32"), parse(text).element
     for row, at in itertools.product(range(4), range(is_there(packed.scale).shape[1])):
         values = x[row].split(packed.format.group or 23)[at]
-        low, high = min(values.min().item(), 0), max(values.max().item(), 0)
+        low, high = values.min().item(), values.max().item()
+        low, high = (low, high) if packed.format.zero == "min" else (min(low, 0), max(high, 0))
         symmetric = max(-low, high) / (2 ** (element.bits - 1) - 1)
         wanted = (high - low) / (2**element.bits - 1) if packed.format.zero else symmetric
         assert math.isclose(is_there(packed.scale)[row, at], wanted, rel_tol=1e-6)

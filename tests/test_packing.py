@@ -27,7 +27,7 @@ FEW = hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples
 WIDTHS = [f"u{bits}:g128" for bits in range(1, 9)]
 FLOATS = ["e1m1:g32", "e2m1:g32", "e3m1:g32", "e2m3:g32", "e3m2:g32", "e3m3:g32", "e4m3:g32", "e5m2:g32", "e0m3:g16"]
 OTHERS = ["nf4:g64", "ternary:g64", "mxfp4", "mxfp6e3m2", "nvfp4", "mxint8", "u4:sym:g32", "i3:g16", "u2:fzero:g16",
-          "i5:asym:g32", "e6m1:g16", "e7m0:g16", "e3m4ieee:g16:f32", "e4m3fnuz:g16", "u4:noscale",
+          "u4:min:g32", "i5:asym:g32", "e6m1:g16", "e7m0:g16", "e3m4ieee:g16:f32", "e4m3fnuz:g16", "u4:noscale",
           "table(-2,0,0.5,3):g8"]  # fmt: skip
 FORMATS = [*WIDTHS, *FLOATS, *OTHERS]
 ALWAYS = {"u3:g128", "u4:g128", "u8:g128", "e2m1:g32", "e4m3:g32", "nf4:g64", "ternary:g64", "nvfp4", "u2:fzero:g16"}

@@ -20,8 +20,8 @@ from fusedsl.testing import assert_launches
 
 FLOATS = [name for name, element in ELEMENTS.items() if element.kind == "float"]
 WHOLE = ["u1:g8", "u2:g16", "u3:g32", "i4:g32", "u4:sym:g32", "i5:g64", "u6:g32", "u7:fzero:g32", "i8:g32", "i8", "i4",
-         "e2m1:g16", "e3m2:g32", "e4m3:g128", "e4m3", "e5m2:g32", "mxfp4", "mxfp6e3m2", "mxfp8e4m3", "mxint8",
-         "nf4:g64", "i5:asym:g32:bf16"]  # fmt: skip
+         "u4:min:g32", "e2m1:g16", "e3m2:g32", "e4m3:g128", "e4m3", "e5m2:g32", "mxfp4", "mxfp6e3m2", "mxfp8e4m3",
+         "mxint8", "nf4:g64", "i5:asym:g32:bf16"]  # fmt: skip
 MORE = ["nvfp4", "ternary:g32", "table(-2,0,0.5,3):g8", "u4:noscale", "e4m3:noscale", "e0m3:g16"]
 ALWAYS = {"u3:g32", "i4:g32", "i8", "e2m1:g16", "e4m3:g128", "mxfp4", "nf4:g64", "nvfp4", "ternary:g32"}
 FEW = hypothesis.settings(max_examples=max(1, hypothesis.settings().max_examples // 4))
