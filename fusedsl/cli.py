@@ -188,25 +188,36 @@ class Method(StrEnum):
 
 @app.command(no_args_is_help=True)
 def pack(
-    source: Annotated[Path, typer.Argument(metavar="IN.safetensors", exists=True, dir_okay=False)],
+    source: Annotated[Path, typer.Argument(metavar="IN", exists=True)],
     target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", dir_okay=False)],
-    number_format: Annotated[str, typer.Option("--format", help="Such as u3:g128, nf4:g64 or mxfp4.")],
+    number_format: Annotated[
+        str | None,
+        typer.Option("--format", help="Such as u3:g128 or mxfp4. Without it IN is a quantised checkpoint, whose codes "
+                                      "stay as they are."),
+    ] = None,
     axis: Annotated[int, typer.Option(help="The dimension along which groups run.")] = -1,
     only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Of these names. May be repeated.")] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="But of these. May be repeated.")] = None,
     method: Annotated[Method, typer.Option(help="Scales by the range, or by least squares.")] = Method.minmax,
 ) -> None:
-    """Pack the weights of a safetensors file.
+    """Pack the weights of a safetensors file, or of a quantised checkpoint.
 
-    They are its float tensors of two dimensions or more; what else there is, is copied. fusedsl.load_file reads it.
+    They are its float tensors of two dimensions or more; what else there is, is copied. A checkpoint is a GGUF file, or
+    a safetensors file or folder of GPTQ, AWQ, MXFP4, NVFP4 or compressed-tensors. fusedsl.load_file reads the result.
     """
+    from .checkpoints import convert
     from .packfile import pack_file
 
     options = {"axis": axis, "only": only or (), "skip": skip or (), "method": method.value}
     if not target.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no directory {target.parent}. Make it first.")
     try:
-        done = pack_file(source, target, number_format, **options, track=_tracked)
+        if number_format is None:
+            done = convert(source, target)
+        elif source.is_dir():
+            raise typer.BadParameter("with --format IN is a safetensors file")
+        else:
+            done = pack_file(source, target, number_format, **options, track=_tracked)
     except OSError as error:
         raise typer.BadParameter(str(error)) from None
     _table(("", "tensors"), done.rows())

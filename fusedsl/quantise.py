@@ -199,21 +199,23 @@ class _Block:
 
     def steps(self, grid: _Grid) -> Tensor:
         """The values as the element's."""
-        has_minimum = self.format.zero == "min" and grid.zero is not None
-        values = self.values - grid.zero if has_minimum else self.values
-        steps = values / _divisor(grid.scale, self.second)
-        if grid.zero is not None and not has_minimum:
-            steps += grid.zero
+        minimum, zero = self.shifts(grid)
+        steps = (self.values if minimum is None else self.values - minimum) / _divisor(grid.scale, self.second)
+        if zero is not None:
+            steps += zero
         return steps + self.format.offset if self.format.offset else steps
+
+    def shifts(self, grid: _Grid) -> tuple[Tensor | None, Tensor | None]:
+        """A grid's minimum and zero point."""
+        return (grid.zero, None) if self.format.zero == "min" else (None, grid.zero)
 
     def error(self, grid: _Grid) -> Tensor:
         """The squared error of each group, [rows, groups, 1]."""
+        minimum, zero = self.shifts(grid)
         values = _nearest(self.steps(grid), self.format)
-        has_minimum = self.format.zero == "min" and grid.zero is not None
-        if not has_minimum:
-            values -= self.format.offset if grid.zero is None else grid.zero
+        values -= self.format.offset if zero is None else zero
         values *= grid.scale if self.second is None else grid.scale * self.second
-        values = values + grid.zero if has_minimum else values
+        values = values if minimum is None else values + minimum
         return ((values - self.values).square_() * self.used).sum(-1, True)
 
     def search(self) -> _Grid:

@@ -28,6 +28,8 @@ ORDER = [
     "fusedsl.parts",
     "fusedsl.packed",
     "fusedsl.packfile",
+    "fusedsl.gguf_blocks",
+    "fusedsl.checkpoints",
     "fusedsl.ir",
     "fusedsl.rewrite",
     "fusedsl.ops.*",
