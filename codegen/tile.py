@@ -102,9 +102,10 @@ def without_spills(
         try:
             made, spills = compiled(config)
         except too_large:
-            if config.num_stages == 1:
+            fewer = replace(config, num_stages=config.num_stages - 1) if config.num_stages > 1 else config.roomier
+            if fewer is None:
                 raise
-            config = replace(config, num_stages=config.num_stages - 1)
+            config = fewer
             continue
         roomier = config.roomier if spills and (config.loops or target.startswith("sm")) else None
         if roomier is None:

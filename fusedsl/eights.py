@@ -2,8 +2,8 @@
 
     sum_k (a s) (b t_g)  =  s sum_g t_g sum_(k in g) a b
 
-Codes a and b are what is multiplied, whole numbers without rounding; scales stay outside of the products. What a kernel
-computes so is never less exact than what it would compute in halves.
+Codes a and b are what is multiplied; scales stay outside of the products. Whole numbers are added up exactly; of floats
+it is the processor that says how many digits it adds up.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Eights:
     terms: tuple[Term, ...]
 
 
-def eights_of(p: Product, along: Collection[Variable]) -> Eights | None:
-    """A product in terms of numbers of 8 bits, each the only factor of its operand that varies along these axes. None
-    where it has others."""
+def eights_of(p: Product, along: Collection[Variable], in_groups: bool = False) -> Eights | None:
+    """A product in terms of numbers of 8 bits, each the one such factor of its operand that varies along these axes.
+    None where it has none, or where scales vary along them too, unless they may in_groups."""
     terms, kinds = [], set()
     for left, right in p.terms:
         sides = [_parted(side, along, p.fold["precision"]) for side in (left, right)]
@@ -51,11 +51,12 @@ def eights_of(p: Product, along: Collection[Variable]) -> Eights | None:
         terms.append(Term(a, b, (*scales, *more)))
         kinds |= {eight(a), eight(b)}
     kind = kinds.pop()
-    return Eights(kind, tuple(terms)) if kind is not None and not kinds else None
+    vary = not in_groups and any(not s.free.isdisjoint(along) for term in terms for s in term.scales)
+    return Eights(kind, tuple(terms)) if kind is not None and not kinds and not vary else None
 
 
 def _parted(side: Side, along: Collection[Variable], precision: str) -> tuple[Expr, tuple[Expr, ...]] | None:
-    """The one number of 8 bits among factors, and the others, which do not vary along the axes with it."""
+    """The one number of 8 bits among factors that varies along the axes, and the other factors."""
     found = [part for factor in side for part in _factors(factor, precision)]
     codes = [f for f in found if not f.free.isdisjoint(along) and eight(f) is not None]
     return (codes[0], tuple(f for f in found if f is not codes[0])) if len(codes) == 1 else None
@@ -90,7 +91,8 @@ def in_eight(e: Expr, kind: DType, buffers: Mapping[Node, Buffer]) -> Expr:
         return cast(code, u8)
     if e.kind == "load" and buffers[e["tensor"]].dtype is kind:
         return make("load", u8, e.args, tensor=e["tensor"], index=e["index"])
-    return make("bits", u8, (e.args[0] if is_op(e, "cast") else e,), to=kind)
+    number = e.args[0] if is_op(e, "cast") else e
+    return make("bits", u8, (number if number.dtype.is_float else cast(number, e.dtype),), to=kind)
 
 
 def _whole(e: Expr) -> Expr:

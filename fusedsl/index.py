@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import ClassVar, Union
 
@@ -505,3 +505,16 @@ def _quotient(kind: Callable[[Index, Index], Atom], dividend: Index, divisor: In
 
 def _factor(value: Index) -> str:
     return repr(value) if isinstance(value, int) or sole_atom(value) is not None else f"({value!r})"
+
+
+def uses_of(index: Index, axis: Variable) -> Iterator[Index | None]:
+    """The divisor of each division of the axis, None for another use."""
+    for atom in atoms(index):
+        if atom is axis:
+            yield None
+        elif isinstance(atom, Quotient) and axis in atom.free:
+            yield atom.divisor if _is_division(atom, axis) else None
+
+
+def _is_division(atom: Atom, axis: Variable) -> bool:
+    return isinstance(atom, Quotient) and not isinstance(atom, Remainder) and sole_atom(atom.dividend) is axis

@@ -117,7 +117,8 @@ def kernel_of(
     before = [passes(writes, nest) for nest in nests]
     writes, log = cascade(writes, nests, origin, eager)
     writes = split_slabs(writes if eager else scale_exponents(writes, origin), origin)
-    writes = writes if eager else hoist_scales(writes, origin)
+    if not eager:
+        writes = hoist_scales(writes, {a for n in walked(writes) for a in n}, origin)
     used = {n for n in topological(group.stores) if n in buffers} | set(group.stores)
     mine = {n: b for n, b in buffers.items() if n in used}
     names = Names(

@@ -114,10 +114,10 @@ class Proxy(torch.Tensor):
 
     @property
     def _stands_for_codes(self) -> bool:
-        """Whether it is a packed tensor, or what is quantized."""
+        """Whether it is a packed tensor, a view of one, or what is quantized."""
         value = self._fused
         source = value.storage.source
-        return value.packed is not None or (source is not None and source.packed is not None and not value.steps)
+        return value.packed is not None or (source is not None and source.packed is not None)
 
     @property
     def _session(self) -> Session:
@@ -218,7 +218,7 @@ class Proxy(torch.Tensor):
     def __getattr__(self, name: str) -> Any:
         if self._stands_for_codes:
             if name == "unpack":
-                return lambda: self
+                return lambda dtype=None: self if dtype is None else self.to(dtype)
             if name in OF_PACKED:
                 hint = f"Read .{name} outside of the function, and pass it as an argument."
                 what = "a packed tensor is the numbers that it stands for, without its parts"

@@ -312,7 +312,7 @@ class Builder:
         """The product, added to what came before it, term by term."""
         tiled = tuple(a for a in p.axes if self.axes[a].is_tiled)
         eights = eights_of(p, tiled)
-        if eights is not None and all(s.free.isdisjoint(tiled) for term in eights.terms for s in term.scales):
+        if eights is not None:
             return self._dot_of_eights(p, eights, scope, *before)
         for term in p.terms[:-1]:
             before = (self.emit_named(self._dot_of(p, term, scope, *before), scope),)

@@ -98,6 +98,11 @@ class DType:
             return self.bits >= other.bits + (other.kind == "u")
         return other.kind == "u" and self.bits >= other.bits
 
+    @property
+    def most_exact(self) -> int:
+        """Up to which every whole number is one of a float type."""
+        return 1 << _SIGNIFICAND[self.name][0]
+
     def __repr__(self) -> str:
         return self.name
 

@@ -20,16 +20,17 @@ def whole(e: Expr) -> Bounds:
         return (int(e["value"]),) * 2 if float(e["value"]).is_integer() else None  # type: ignore[return-value]
     if is_op(e, "field", "joined_field"):
         return 0, (1 << e["bits"]) - 1
-    if is_op(e, "cast") and not e.dtype.is_integer:
-        return whole(e.args[0])
+    if e.dtype.is_bool:
+        return 0, 1
+    if is_op(e, "cast") and e["dtype"].is_float:
+        bounds, most = whole(e.args[0]), e["dtype"].most_exact
+        return bounds if bounds is not None and _within(bounds, (-most, most)) else None
     if is_op(e, "add", "sub"):
         first, second = whole(e.args[0]), whole(e.args[1])
         if first is not None and second is not None:
             found = _sum(first, second if is_op(e, "add") else (-second[1], -second[0]))
             if e.dtype.is_float or _within(found, _range(e.dtype)):
                 return found  # type: ignore[return-value]
-    if e.dtype.is_bool:
-        return 0, 1
     if not e.dtype.is_integer:
         return None
     least, most = _range(e.dtype)

@@ -363,4 +363,4 @@ def quantize_parts(x: torch.Tensor, format: Choice, size: Size):
 @declare(expand=_requantised)
 def requantized(x: torch.Tensor, format: Choice, size: Size):
     """What `fusedsl.pack` makes of x stands for: x in a format, and back"""
-    return pack(x, format).unpack()
+    return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else pack(x, format).unpack()

@@ -72,7 +72,7 @@ def test_a_product_is_that_of_what_is_quantized(pair, m, n, k, dt, seed) -> None
 
 
 @pytest.mark.parametrize("wanted, pairs", [
-    ("i8", [("i8:row", b) for b in WHOLES] + [("i4:g32", "i4:g32"), ("u4:g128", "u3:g64")]),
+    ("i8", [("i8:row", b) for b in WHOLES] + [("i4:g32", "i4:g32"), ("u4:g128", "u3:g64"), ("i8:g128", "i8:g128")]),
     ("f8e4m3", [(a, b) for a in FLOATS for b in FLOATS if "row" in a + b or a == b]),
     ("f8e5m2", [("e5m2:row", "e5m2:g32")]),
     ("f16", [("i8:row", "u8:g128"), ("i8:row", "nf4:g64"), ("e4m3fn:row", "e5m2:row"), ("i8:row", "u4:fzero:g32")]),
@@ -135,6 +135,60 @@ def test_what_is_quantized_is_a_tensor_and_may_be_returned_too() -> None:
     assert torch.equal(positive, torch.relu(known.unpack()))
 
 
+def whole_numbers(*shape: int, unsigned: bool = False) -> torch.Tensor:
+    low, high, dt = (0, 256, torch.uint8) if unsigned else (-128, 128, torch.int8)
+    return torch.randint(low, high, shape, dtype=dt)
+
+
+def by_groups(w: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """int8 [..., K] times scales [..., groups]."""
+    return (w.float().unflatten(-1, (scales.shape[-1], -1)) * scales[..., None]).flatten(-2)
+
+
+X, INT4 = torch.randn(18, 128), pack(torch.randn(24, 128), "i4:g32")
+CHAINS: dict[str, tuple[Any, tuple]] = {
+    "f8 of whole numbers is rounded": (
+        lambda x, w: (x.to(torch.float8_e5m2).float() - 128) @ w.float().mT,
+        (whole_numbers(10, 64, unsigned=True), whole_numbers(20, 64))),
+    "what is true is 1": (
+        lambda x, w: (x.clamp(5, 7).to(torch.int8).bool().float() - 133) @ w.float().mT,
+        (5 * torch.randn(10, 64), whole_numbers(20, 64))),
+    "scales that are large and small": (
+        lambda x, w: (x.float() * 1e36) @ (w.float() * 1e-36).mT, (whole_numbers(10, 64), whole_numbers(20, 64))),
+    "a row beside": (lambda x, w: torch.logsumexp(quantize(x, "i8:row") @ w.mT, -1), (X, INT4)),
+    "two layers": (
+        lambda x, w, v: torch.nn.functional.gelu(quantize(x, "i8:row") @ w.mT) @ v, (X, INT4, torch.randn(24, 30))),
+    "a loss": (
+        lambda x, w, t: torch.nn.functional.cross_entropy(quantize(x, "i8:row") @ w.mT, t),
+        (X, INT4, torch.randint(0, 24, (18,)))),
+    "keys in groups": (
+        lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(quantize(q, "i8:row"), k, v),
+        (torch.randn(2, 50, 64), pack(torch.randn(2, 50, 64), "i4:g32"), torch.randn(2, 50, 64))),
+    "keys in groups by hand": (
+        lambda q, k, v, s: torch.nn.functional.scaled_dot_product_attention(q.float(), by_groups(k, s), v),
+        (whole_numbers(2, 50, 64), whole_numbers(2, 50, 64), torch.randn(2, 50, 64), torch.rand(2, 50, 2) / 100)),
+    "shares": (
+        lambda s, w: torch.softmax(s, -1) @ quantize(w.mT, "i8:g32").mT, (torch.randn(18, 256), torch.randn(256, 40))),
+    "along another dimension": (lambda x: quantize(x, "i8:row", 0) + 0, (X,)),
+    "transposed": (lambda x, w: quantize(x, "i8:row") @ w.mT, (X.mT.contiguous().mT, torch.randn(24, 128))),
+    "nothing": (lambda x, w: quantize(x, "i8:row") @ w.mT, (torch.randn(0, 256), torch.randn(24, 256))),
+    "part of a group": (lambda x, w: quantize(x, "i8:g128") @ w.mT, (torch.randn(18, 160), torch.randn(24, 160))),
+    "f8 of integers": (
+        lambda x, w: x.to(torch.float8_e4m3fn).float() @ w.float().mT,
+        (whole_numbers(10, 64), torch.randn(20, 64).to(torch.float8_e4m3fn))),
+    "views that are unpacked": (lambda x, w: x @ w.unpack(torch.float32).mT + x @ w.mT.unpack(), (X, INT4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_are_what_eager_computes(name: str) -> None:
+    function, args = CHAINS[name]
+    exact, got = function(*args), fuse(function)(*args)
+    exact = exact.unpack() if isinstance(exact, Packed) else exact
+    most = exact.abs().max().item() if exact.numel() else 0.0
+    torch.testing.assert_close(got, exact, rtol=1e-4, atol=1e-4 * max(1.0, most))
+
+
 def test_packed_bytes_are_read_once() -> None:
     x, w = torch.randn(16, 1024).half(), pack(torch.randn(256, 1024).half(), "i4:g128")
     plan = linear("i8:row").plan(x, w)
@@ -151,6 +205,8 @@ def byte(kind: str = "u8") -> Expr:
 @pytest.mark.parametrize("e, bounds", [
     (constant(3.5, f32), None),
     (constant(-7.0, f32), (-7, -7)),
+    (make("apply", f32, (byte(),), OPS["cast"], dtype=dtype("f8e4m3")), None),  # 255 is none
+    (make("apply", f32, (byte(),), OPS["cast"], dtype=dtype("bf16")), (0, 255)),
     (byte(), (0, 255)),
     (cast(byte("i8"), f32), (-128, 127)),
     (make("apply", u8, (byte(), constant(2, u8)), OPS["field"], bits=3), (0, 7)),

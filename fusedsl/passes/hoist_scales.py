@@ -10,31 +10,32 @@ in 32 bits, exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
 
 from ..algebra import apply, cast
 from ..eights import Eights, Term, eights_of
-from ..index import Atom, Index, Variable, divide_exactly, poly
+from ..index import Atom, Index, Variable, divide_exactly, poly, uses_of
 from ..lower import Origin, Write, follow, rename
 from ..products import is_contraction, product_of
 from ..scalar import Expr, indices, make, rebuilt, walk
 from ..types import DEPTH_OF_EIGHTS, i8, i32
-from .split_groups import uses_of_index
 
 MOST_EXACT = 1 << 17  # products of whole numbers of 8 bits that 32 bits hold the sum of
 
 
-def hoist_scales(writes: Sequence[Write], origin: Origin | None = None) -> list[Write]:
-    """The writes with what does not vary along a sum of products of 8-bit numbers out of it."""
+def hoist_scales(writes: Sequence[Write], looped: Collection[Variable], origin: Origin | None = None) -> list[Write]:
+    """The writes with what does not vary along a sum of products of 8-bit numbers out of it. looped: the axes that
+    loops walk, which may be cut in groups; a tile has its products along one axis."""
     memo: dict[Expr, Expr] = {}
     lengths: dict[Variable, int] = {}
     scanned = {a for e in walk([w.value for w in writes]) if e.kind == "scan" for a in e["axes"]}
+    free = set(looped) - scanned
     for e in walk([w.value for w in writes]):
         memo[e] = rebuilt(e, memo)
         if is_contraction(e) and len(e.args) == 1:
             memo[e], scales = _hoisted(memo[e])
-            lengths |= {axis: n for axis in e["axes"] if (n := _length(scales, axis)) and axis not in scanned}
+            lengths |= {axis: n for axis in e["axes"] if axis in free and (n := _length(scales, axis))}
     follow(origin, memo)
     hoisted = [Write(w.tensor, w.axes, w.index, memo[w.value]) for w in writes]
     places: dict[Atom, Index] = {axis: _in_groups(axis, length) for axis, length in lengths.items()}
@@ -44,14 +45,15 @@ def hoist_scales(writes: Sequence[Write], origin: Origin | None = None) -> list[
 def _hoisted(e: Expr) -> tuple[Expr, list[Expr]]:
     """A contraction with scales outside, and those that are left inside."""
     product = product_of(e)
-    found = None if product is None else eights_of(product, e["axes"])
+    found = None if product is None else eights_of(product, e["axes"], in_groups=True)
     if found is None:
         return e, []
     summed = set(e["axes"])
     common = [s for s in dict.fromkeys(found.terms[0].scales) if all(_has(t, s) for t in found.terms)]
     outside = [s for s in common if s.free.isdisjoint(summed)]
     terms = tuple(Term(t.left, t.right, _without(t.scales, outside)) for t in found.terms)
-    return reduce(_times, outside, _sum(e, Eights(found.kind, terms))), [s for t in terms for s in t.scales]
+    total, left = _sum(e, Eights(found.kind, terms)), [s for t in terms for s in t.scales]
+    return _times(total, reduce(_times, outside)) if outside else total, left
 
 
 def _has(term: Term, scale: Expr) -> bool:
@@ -85,7 +87,7 @@ def _times(a: Expr, b: Expr) -> Expr:
 
 def _length(scales: Sequence[Expr], axis: Variable) -> int | None:
     """The places of a group, where scales vary along an axis by groups."""
-    found = {use for scale in scales for i in _indices_below(scale) for use in uses_of_index(i, axis)}
+    found = {use for scale in scales for i in _indices_below(scale) for use in uses_of(i, axis)}
     length = found.pop() if len(found) == 1 else None
     if not isinstance(length, int) or length < DEPTH_OF_EIGHTS:
         return None

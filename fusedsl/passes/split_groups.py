@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..algebra import factors
-from ..index import Atom, Index, Quotient, Remainder, Variable, atoms, divide_exactly, poly, sole_atom
+from ..index import Index, Variable, divide_exactly, poly, uses_of
 from ..lower import Origin, Write, rename
 from ..products import is_contraction, product_of
 from ..scalar import Expr, indices, walk
@@ -62,17 +62,4 @@ def _uses(r: Expr, axis: Variable) -> Iterator[Index | None]:
     """For each use of the axis below a reduction: its divisor, None where it is used otherwise."""
     for e in walk([r]):
         for index in indices(e):
-            yield from uses_of_index(index, axis)
-
-
-def uses_of_index(index: Index, axis: Variable) -> Iterator[Index | None]:
-    """The divisor of each division of the axis, None for another use."""
-    for atom in atoms(index):
-        if atom is axis:
-            yield None
-        elif isinstance(atom, Quotient) and axis in atom.free:
-            yield atom.divisor if _is_division(atom, axis) else None
-
-
-def _is_division(atom: Atom, axis: Variable) -> bool:
-    return isinstance(atom, Quotient) and not isinstance(atom, Remainder) and sole_atom(atom.dividend) is axis
+            yield from uses_of(index, axis)
