@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .api import fuse as fuse
     from .checkpoints import load_checkpoint as load_checkpoint
     from .errors import FuseError as FuseError
+    from .kivi import KIVICache as KIVICache
     from .ops import indices as indices
     from .ops import quantize as quantize
     from .packed import Packed as Packed
@@ -66,7 +67,7 @@ _DTYPES = "f64 f32 bf16 f16 f8e4m3 f8e5m2 i8 i16 i32 i64 u8 u16 u32 u64 bool_"
 _HOME = {
     "fuse": "api", "Fused": "api", "FuseError": "errors", "indices": "ops", "Plan": "plan", "PlannedKernel": "plan",
     "pack": "packed", "pack_codes": "packed", "Packed": "packed", "load_file": "packfile", "save_file": "packfile",
-    "quantize": "ops", "load_checkpoint": "checkpoints",
+    "quantize": "ops", "load_checkpoint": "checkpoints", "KIVICache": "kivi",
     "DType": "types", "dtype": "types", **dict.fromkeys(_DTYPES.split(), "types"),
 }  # fmt: skip
 _MODULES = ("codegen", "ops", "testing")

@@ -70,6 +70,9 @@ def scaled_dot_product_attention(
     if is_causal and attn_mask is not None:
         op, hint = "scaled_dot_product_attention", "Put the two into one mask."
         raise BadArgument(op=op, name="attn_mask", rule="None with is_causal", got="a tensor", hint=hint)
+    for each in (query, key, value) if enable_gqa else ():
+        if each.dim() > 2:
+            int(each.shape[-3])  # how many heads share another is part of the kernel
     if dropout_p:
         return _with_dropout(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     return dot_attention(query, key, value, attn_mask, bool(is_causal), scale, bool(enable_gqa))

@@ -75,6 +75,7 @@ ORDER = [
     "fusedsl.calls",
     "fusedsl.plan",
     "fusedsl.api",
+    "fusedsl.kivi",
     "fusedsl.comparison",
     "fusedsl.arguments",
     "fusedsl.fuzz",
