@@ -226,7 +226,7 @@ class ExprText:
         before = [self.value(before, want) for before in e.args[2:]]
         if e["precision"] in CARRIED:
             return f"_dot_{e['precision'].removeprefix('f8')}({', '.join([*texts, *(before or ['None'])])})"
-        texts += before
+        texts += [*before, *(["out_dtype=tl.int32"] if e["precision"] == "i8" else [])]  # told, for Triton before 3.9
         return f'tl.dot({", ".join(texts)}, input_precision="{"tf32" if e["precision"] == "tf32" else "ieee"}")'
 
     def _scan(self, e: Expr, want: tuple[Axis, ...]) -> str:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
 
-from ..algebra import apply, cast
+from ..algebra import apply, cast, is_op
 from ..eights import Eights, Term, eights_of
 from ..index import Atom, Index, Variable, divide_exactly, poly, uses_of
 from ..lower import Origin, Write, follow, rename
@@ -72,8 +72,13 @@ def _sum(e: Expr, found: Eights) -> Expr:
     count = math.prod(a.extent if isinstance(a.extent, int) else MOST_EXACT for a in e["axes"]) * len(found.terms)
     if found.kind is not i8 or count >= MOST_EXACT or any(t.scales for t in found.terms):
         return _fold(e, [reduce(_times, t.scales, _times(t.left, t.right)) for t in found.terms])
-    whole = _fold(e, [_times(cast(t.left, i32), cast(t.right, i32)) for t in found.terms], precision=i8.name)
+    whole = _fold(e, [_times(_integer(t.left), _integer(t.right)) for t in found.terms], precision=i8.name)
     return cast(whole, e.dtype)
+
+
+def _integer(e: Expr) -> Expr:
+    """A whole number in 32 bits, without the float that it was an integer before."""
+    return cast(e.args[0] if is_op(e, "cast") and e.args[0].dtype.is_integer else e, i32)
 
 
 def _fold(e: Expr, terms: Sequence[Expr], **attrs: str) -> Expr:
