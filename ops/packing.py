@@ -212,7 +212,7 @@ HELPERS["_fixed"] = """
 @triton.jit
 def _fixed(code, half: tl.constexpr, unit: tl.constexpr):
     value = (code & (half - 1)).to(tl.float32) * unit
-    return tl.where(code >= half, -value, value)
+    return tl.where(code >= half, value * -1.0, value)  # which makes -0 of 0, as a minus before Triton 3.9 does not
 """
 HELPERS["_scaled"] = """
 @triton.jit
