@@ -19,8 +19,6 @@ from .bits import half_name
 # name -> (the type of the bits, from bits, to bits)
 CARRIED = {"f8e4m3": ("u8", "_from_e4m3", "_to_e4m3"), "f8e5m2": ("u8", "_from_e5m2", "_to_e5m2")}
 
-DOTTED = ("f16", "bf16", "f32", "f64", "i8")  # types that products are of
-
 
 def literal(value: bool | int | float, dtype: DType, typed: bool = False) -> str:
     """A constant as Triton text; typed: with its dtype, where nothing beside it tells."""
@@ -216,11 +214,11 @@ class ExprText:
     def _dot(self, e: Expr, want: tuple[Axis, ...]) -> str:
         """Rows by sum times sum by columns; halves as they are, of f32 as torch's setting says, of 8 bits the codes."""
         (summed,) = self.kernel.tiled(e["axes"])
-        texts = []
+        texts, as_given = [], e["precision"] == "tf32" or e["precision"] in CARRIED
         for at, operand in enumerate(e.args[:2]):
             axes = self.kernel.tiled(operand.free)
             text = self.value(operand, axes)
-            if e["precision"] in DOTTED and operand.dtype.name != e["precision"]:
+            if not as_given and operand.dtype.name != e["precision"]:
                 text = f"{text}.to(tl.{dtype(e['precision']).language})"
             texts.append(f"tl.trans({text})" if axes.index(summed) == at else text)
         before = [self.value(before, want) for before in e.args[2:]]

@@ -213,6 +213,8 @@ def pack(
         raise typer.BadParameter(f"there is no directory {target.parent}. Make it first.")
     try:
         if number_format is None:
+            if axis != -1 or only or skip or method is not Method.minmax:
+                raise typer.BadParameter("--axis, --only, --skip and --method go with --format")
             done = convert(source, target)
         elif source.is_dir():
             raise typer.BadParameter("with --format IN is a safetensors file")

@@ -20,7 +20,6 @@ from .types import DType
 from .wholes import Bounds, whole
 
 BIAS = {"f16": 1024, "bf16": 128}  # to which codes are added: the power of two whose last bit is 1
-WHOLE = {"f16": 2048, "bf16": 256}  # up to which every whole number is one of the dtype
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Halves:
         return self._small_float(e) if is_op(e, "small_float") else None
 
     def _fits(self, bounds: Bounds) -> bool:
-        return bounds is not None and max(-bounds[0], bounds[1]) <= WHOLE[self.to.name]
+        return bounds is not None and max(-bounds[0], bounds[1]) <= self.to.most_exact
 
     def _sum(self, e: Expr) -> Expr | None:
         """(bias + a) - (b + bias) for a - b: the code need not be put right alone."""

@@ -63,8 +63,8 @@ class KIVICache:
                 raise bad_argument("KIVICache", name, rule, got, "Take a group of 32 or 64.")
         self.format = parse(f"u{self.bits}:g{self.group}:min")
         rest = (self.batch, self.heads)
-        self._keys = _Store(self.format, (*rest, 0, self.residual, self.head), 3, self.dtype, self.device)
-        self._values = _Store(self.format, (*rest, 0, self.head), 3, self.dtype, self.device)
+        self._keys = _Store(self.format, (*rest, 0, self.residual, self.head), self.residual, self.dtype, self.device)
+        self._values = _Store(self.format, (*rest, 0, self.head), 1, self.dtype, self.device)
         self._recent_keys = _Window((*rest, self.residual, self.head), self.dtype, self.device)
         self._recent_values = _Window((*rest, 2 * self.residual + 2, self.head), self.dtype, self.device)
 
@@ -136,12 +136,15 @@ def _quantizer(format: str, axis: int) -> Fused:
 
 
 class _Store:
-    """A packed tensor that grows along its dimension 2: parts with room for more, of which the first are in use."""
+    """A packed tensor with groups along its dimension 3 that grows along its dimension 2, which counts so many tokens:
+    parts with room for more, of which the first are in use."""
+
+    axis = 3
 
     def __init__(
-        self, format: Format, shape: Sequence[int], axis: int, dtype: torch.dtype, device: torch.device | str
+        self, format: Format, shape: Sequence[int], tokens: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        self.format, self.axis, self.dtype, self.device = format, axis, dtype, device
+        self.format, self.least, self.dtype, self.device = format, math.ceil(FIRST / tokens), dtype, device
         self.shape = list(shape)
         self.parts = self._made(0)
 
@@ -164,8 +167,8 @@ class _Store:
         made = _quantizer(self.format.text, self.axis)(x)
         start, room = self.shape[2], self.parts.data.shape[2]
         if start + more > room:
-            old, least = self.parts, math.ceil(FIRST / self.shape[self.axis]) if len(self.shape) > 4 else FIRST
-            self.parts = self._made(max(2 * room, start + more, least))
+            old = self.parts
+            self.parts = self._made(max(2 * room, start + more, self.least))
             _copy(self.parts, old, 0, start)
         _copy(self.parts, made.parts, start, start + more)
         self.shape[2] += more

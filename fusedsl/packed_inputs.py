@@ -69,7 +69,8 @@ def _is_of_eights(fold: Node, kind: DType, wholes: Mapping[Node, Input]) -> bool
 
 
 def _eights(node: Node, wholes: Mapping[Node, Input]) -> list[DType | None]:
-    """The types of 8 bits that factors of a product are numbers of, None for other factors, such as scales."""
+    """The types of 8 bits that factors of a product are numbers of, None for other factors, such as scales. What is
+    computed is decided by fusedsl.eights; where that sees more or less, only the layout suits worse."""
     packed, name = wholes[node].packed if node in wholes else None, node.op.name
     if packed is not None:
         return [packed.format.eight]
@@ -158,8 +159,7 @@ class _Reader:
     @property
     def _slabs(self) -> tuple[Slabs, str]:
         """The slabs, and how a call finds them."""
-        default = self.slab_rows == LANES
-        return self.packed.slabs(self.slab_rows), "slabs()" if default else f"slabs({self.slab_rows})"
+        return self.packed.slabs(self.slab_rows), f"slabs({self.slab_rows})"
 
     @property
     def size(self) -> int:

@@ -94,6 +94,7 @@ def is_over(name: str) -> UntraceableCapture:
 # ---- the proxy ------------------------------------------------------------------------------------------------------
 
 
+# what a packed tensor has that a tensor of a trace has not
 OF_PACKED = ("codes", "scale", "zero", "format", "parts", "slabs", "bits_per_weight")
 
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from .index import Atom, Index, Poly, Variable, atoms, free, order_key, poly, replace
+from .index import Atom, Index, Poly, Variable, atoms, free, order_key, poly, replace, uses_of
 from .ir import Node, Op, bits_of
 from .types import DType, bool_
 
@@ -252,6 +252,11 @@ def _renamed(axis: Variable, mapping: Mapping[Atom, Index]) -> list[Variable]:
     """The axes that stand for one: itself, another, or the axes of what it is split into or merged to."""
     to = mapping.get(axis)
     return [axis] if to is None else sorted(variables(to), key=lambda a: a.key)
+
+
+def uses(e: Expr, axis: Variable) -> Iterator[Index | None]:
+    """For each use of an axis in an expression's indices: its divisor, None where it is used otherwise."""
+    return (use for part in walk([e]) for index in indices(part) for use in uses_of(index, axis))
 
 
 def rebuild(e: Expr, args: tuple[Expr, ...], values: Mapping[Atom, Index] | None = None) -> Expr:

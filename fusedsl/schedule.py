@@ -10,14 +10,14 @@ import networkx as nx
 
 from .algebra import summands
 from .eights import eights_of
-from .index import Index, Symbol, Variable, atoms, divide_exactly, evaluate, free, replace, uses_of
+from .index import Index, Symbol, Variable, atoms, divide_exactly, evaluate, free, replace
 from .ir import Node
 from .kernel import Axis, Buffer, Kernel, Role, padded, verify
 from .levels import Nest, nests_of, passes
 from .lower import Refusal, Write
 from .products import Product, folds_inside, is_contracted, is_contraction, loops_around, product_of, products_of
 from .roles import RESIDENT, ROWS, Roles, Sizes, roles_of
-from .scalar import Expr, indices, variables, walk
+from .scalar import Expr, uses, variables, walk
 from .splits import Count, Split, loop_to_split, split_loop
 from .statements import NO_NAMES, Builder, Names, short
 from .types import DEPTH_OF_EIGHTS
@@ -233,8 +233,9 @@ def _is_resident(nest: Sequence[Variable], writes: Sequence[Write]) -> bool:
 def refuse_large_tiles(writes: Sequence[Write], roles: Roles | None = None, sizes: Sizes | None = None) -> None:
     """Rows that are resident along several nests at once have to fit the registers together."""
     resident = _residents(writes, roles)
-    beside = {a for a, role in roles.axes.items() if role in ("grid", "loop")} if roles is not None else set()
-    looped = {a for a in beside if roles is not None and roles.axes[a] == "loop"}
+    given = roles.axes if roles is not None else {}
+    looped = {a for a, role in given.items() if role == "loop"}
+    beside = looped | {a for a, role in given.items() if role == "grid"}
     for e in walk([w.value for w in writes]):
         axes = e.free | frozenset(e["axes"]) if e.kind == "reduce" and product_of(e) is None else e.free
         tile = math.prod(padded(evaluate(a.extent, sizes or {})) for a in axes if a in resident)
@@ -246,9 +247,7 @@ def refuse_large_tiles(writes: Sequence[Write], roles: Roles | None = None, size
 
 def _is_by_groups(e: Expr, axis: Variable) -> bool:
     """Whether it varies along an axis by whole groups only, each of which is a round of a loop then."""
-    below = (i for part in walk([e]) for i in indices(part))
-    lengths = {use for i in below for use in uses_of(i, axis)}
-    return all(n is not None and divide_exactly(axis.extent, n) is not None for n in lengths)
+    return all(n is not None and divide_exactly(axis.extent, n) is not None for n in uses(e, axis))
 
 
 def refuse_loops_inside(writes: Sequence[Write], roles: Roles | None = None) -> None:

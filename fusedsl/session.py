@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -338,12 +337,11 @@ class Session:
         return self._wrapped(result, grad)
 
     def _build_fixed(self, op: Op, args: tuple, kwargs: dict, error: Exception) -> Any:
-        """The op again where it cannot work with symbolic sizes: with one or two as in this call, or else with all."""
+        """The op again where it cannot work with symbolic sizes: with one as in this call, or else with all."""
         found = _symbols((args, kwargs))
         if isinstance(error, _FINAL) or not found:
             raise error
-        few = itertools.chain.from_iterable(itertools.combinations(found, n) for n in (1, 2) if n < len(found))
-        for chosen in (*few, found):
+        for chosen in [*([s] for s in found if len(found) > 1), found]:
             mapping = {s: self.facts.values[s.name] for s in chosen}
             plain, named = _substitute((args, kwargs), mapping)
             try:

@@ -310,8 +310,7 @@ class Builder:
 
     def _dot(self, p: Product, scope: Scope, *before: Expr) -> Expr:
         """The product, added to what came before it, term by term."""
-        tiled = tuple(a for a in p.axes if self.axes[a].is_tiled)
-        eights = eights_of(p, tiled)
+        eights = eights_of(p, self._tiled(p))
         if eights is not None:
             return self._dot_of_eights(p, eights, scope, *before)
         for term in p.terms[:-1]:
@@ -328,8 +327,10 @@ class Builder:
         places = [min(self.order.index(a) for a in side) for side in (p.rows, p.columns)]
         if places[0] > places[1]:
             parts.reverse()
-        tiled = tuple(a for a in p.axes if self.axes[a].is_tiled)
-        return make("dot", dtype, (*parts, *before), axes=tiled, precision=precision)
+        return make("dot", dtype, (*parts, *before), axes=self._tiled(p), precision=precision)
+
+    def _tiled(self, p: Product) -> tuple[Variable, ...]:
+        return tuple(a for a in p.axes if self.axes[a].is_tiled)
 
     def _dot_of_eights(self, p: Product, eights: Eights, scope: Scope, *before: Expr) -> Expr:
         """Terms with the same scales are one sum, of whole numbers an exact one, and are scaled together."""

@@ -131,7 +131,8 @@ def _signature(function: Callable) -> inspect.Signature:
 def _inside(session: Session) -> Iterator[None]:
     """What ops and types ask for is this trace's."""
     given: dict[ContextVar, Any] = {
-        current: session, types.equate: session.facts.equate, applying: session.apply, streams: session.stream,
+        current: session, types.equate: session.facts.equate, types.fix: session.facts.fix, applying: session.apply,
+        streams: session.stream,
     }  # fmt: skip
     tokens = [variable.set(value) for variable, value in given.items()]
     try:

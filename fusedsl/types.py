@@ -219,6 +219,15 @@ def _pair(a: DType | None, b: DType, op: str) -> DType:
 # While a function is traced, two sizes that must be equal and have the same value now are made equal by a guard.
 equate: contextvars.ContextVar[Callable[[Index, Index], bool] | None] = contextvars.ContextVar("equate", default=None)
 
+# A size that has to be a number is one from then on, under a guard too.
+fix: contextvars.ContextVar[Callable[[Index], int] | None] = contextvars.ContextVar("fix", default=None)
+
+
+def as_number(size: Index) -> Index:
+    """A size as a number: taken to be what it is in this call while tracing, else as it is."""
+    guard = fix.get()
+    return size if guard is None or isinstance(size, int) else guard(size)
+
 
 def same_size(a: Index, b: Index) -> bool:
     """Whether two sizes are equal: known to be, or taken to be under a guard while tracing."""

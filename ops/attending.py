@@ -12,7 +12,7 @@ from fusedsl import ir
 from fusedsl.errors import BadArgument
 from fusedsl.index import Index, divide_exactly
 from fusedsl.ir import Flag, MaybeNumber, MaybeSize, Node, declare, spells
-from fusedsl.types import show_shape
+from fusedsl.types import as_number, show_shape
 
 from .compare import eq, ge, logical_and, lt, where
 from .contract import matmul, one_dtype
@@ -28,9 +28,12 @@ def _heads_shared(op: str, q: Node, x: Node) -> Node:
     """Keys or values for every query head: each of theirs serves as many in a row."""
     if q.shape[-3] == x.shape[-3]:
         return x
-    each = divide_exactly(q.shape[-3], x.shape[-3])
+    heads, shared = as_number(q.shape[-3]), as_number(x.shape[-3])
+    each = divide_exactly(heads, shared)
+    if each == 1:
+        return x
     if each is None:
-        rule = f"a number that divides that of the query's heads, {q.shape[-3]}"
+        rule = f"a number that divides that of the query's heads, {heads}"
         raise BadArgument(op=op, name="the number of key and value heads", rule=rule, got=show_shape(x.shape), hint="")
     return repeat_interleave(x, each, x.rank - 3)
 
@@ -70,9 +73,6 @@ def scaled_dot_product_attention(
     if is_causal and attn_mask is not None:
         op, hint = "scaled_dot_product_attention", "Put the two into one mask."
         raise BadArgument(op=op, name="attn_mask", rule="None with is_causal", got="a tensor", hint=hint)
-    for each in (query, key, value) if enable_gqa else ():
-        if each.dim() > 2:
-            int(each.shape[-3])  # how many heads share another is part of the kernel
     if dropout_p:
         return _with_dropout(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     return dot_attention(query, key, value, attn_mask, bool(is_causal), scale, bool(enable_gqa))

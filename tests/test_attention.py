@@ -11,6 +11,7 @@ from flash_yardstick import flash_attention, loops
 from examples.attention import variants
 from fusedsl import fuse, ops
 from fusedsl.codegen.inspect import TARGETS, compile_kernel
+from fusedsl.runtime import counters
 from fusedsl.testing import assert_matches
 
 HALVES, OTHERS = (torch.float16, torch.bfloat16), (torch.float32, torch.bfloat16)
@@ -219,3 +220,15 @@ def test_the_examples_table(capsys):
     variants.main([])
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == len(FORMS) and all(row.split()[1] == "1" for row in rows)
+
+
+@pytest.mark.parametrize("attend", [
+    lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), lambda q, k, v: ops.attention(q, k, v),
+])  # fmt: skip
+def test_of_shared_heads_only_the_number_is_fixed(attend):
+    """More tokens are no other trace."""
+    fused, before = fuse(attend), counters.traces
+    for tokens in (50, 51, 70):
+        q, k, v = torch.randn(1, 4, 1, 64), *torch.randn(2, 1, 2, tokens, 64)
+        torch.testing.assert_close(fused(q, k, v), F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+    assert counters.traces == before + 1

@@ -110,6 +110,13 @@ def test_packing_a_gguf_file(gguf_file: tuple[Path, dict[str, np.ndarray]], tmp_
     assert all(torch.equal(again[name] + 0, known[name] + 0) for name in known)
 
 
+def test_options_of_a_format_need_one(gguf_file: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    for option in (["--only", "x"], ["--skip", "x"], ["--axis", "0"], ["--method", "mse"]):
+        done = CliRunner().invoke(app, ["pack", str(gguf_file[0]), str(out), *option])
+        assert done.exit_code and "--format" in done.output and not out.exists()
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:40], lambda b: b[: len(b) // 2], lambda b: b"GGML" + b[4:],
                                     lambda b: b[:8] + b"\xff" * 8 + b[16:], lambda b: b""])  # fmt: skip
 def test_a_broken_gguf_file(gguf_file, tmp_path: Path, damage) -> None:

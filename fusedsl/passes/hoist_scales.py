@@ -10,15 +10,18 @@ in 32 bits, exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import reduce
+from operator import and_
 
 from ..algebra import apply, cast, is_op
-from ..eights import Eights, Term, eights_of
-from ..index import Atom, Index, Variable, divide_exactly, poly, uses_of
+from ..eights import Eights, eights_of
+from ..index import Atom, Index, Variable, divide_exactly, poly
 from ..lower import Origin, Write, follow, rename
 from ..products import is_contraction, product_of
-from ..scalar import Expr, indices, make, rebuilt, walk
+from ..scalar import Expr, make, rebuilt, uses, walk
 from ..types import DEPTH_OF_EIGHTS, i8, i32
 
 MOST_EXACT = 1 << 17  # products of whole numbers of 8 bits that 32 bits hold the sum of
@@ -48,23 +51,13 @@ def _hoisted(e: Expr) -> tuple[Expr, list[Expr]]:
     found = None if product is None else eights_of(product, e["axes"], in_groups=True)
     if found is None:
         return e, []
-    summed = set(e["axes"])
-    common = [s for s in dict.fromkeys(found.terms[0].scales) if all(_has(t, s) for t in found.terms)]
-    outside = [s for s in common if s.free.isdisjoint(summed)]
-    terms = tuple(Term(t.left, t.right, _without(t.scales, outside)) for t in found.terms)
-    total, left = _sum(e, Eights(found.kind, terms)), [s for t in terms for s in t.scales]
-    return _times(total, reduce(_times, outside)) if outside else total, left
-
-
-def _has(term: Term, scale: Expr) -> bool:
-    return scale in term.scales
-
-
-def _without(scales: Sequence[Expr], gone: Sequence[Expr]) -> tuple[Expr, ...]:
-    left = list(scales)
-    for scale in gone:
-        left.remove(scale)
-    return tuple(left)
+    common = reduce(and_, (Counter(t.scales) for t in found.terms))
+    outside = Counter({s: n for s, n in common.items() if s.free.isdisjoint(e["axes"])})
+    left = [tuple((Counter(t.scales) - outside).elements()) for t in found.terms]
+    terms = tuple(replace(t, scales=scales) for t, scales in zip(found.terms, left, strict=True))
+    total = _sum(e, Eights(found.kind, terms))
+    factor = reduce(_times, outside.elements()) if outside else None
+    return total if factor is None else _times(total, factor), [s for scales in left for s in scales]
 
 
 def _sum(e: Expr, found: Eights) -> Expr:
@@ -92,7 +85,7 @@ def _times(a: Expr, b: Expr) -> Expr:
 
 def _length(scales: Sequence[Expr], axis: Variable) -> int | None:
     """The places of a group, where scales vary along an axis by groups."""
-    found = {use for scale in scales for i in _indices_below(scale) for use in uses_of(i, axis)}
+    found = {use for scale in scales for use in uses(scale, axis)}
     length = found.pop() if len(found) == 1 else None
     if not isinstance(length, int) or length < DEPTH_OF_EIGHTS:
         return None
@@ -103,7 +96,3 @@ def _in_groups(axis: Variable, length: int) -> Index:
     groups = divide_exactly(axis.extent, length)
     assert groups is not None
     return poly(Variable(axis.name, groups)) * length + poly(Variable(axis.name, length))
-
-
-def _indices_below(e: Expr) -> Iterator[Index]:
-    return (i for part in walk([e]) for i in indices(part))

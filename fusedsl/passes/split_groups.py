@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..algebra import factors
-from ..index import Index, Variable, divide_exactly, poly, uses_of
+from ..index import Index, Variable, divide_exactly, poly
 from ..lower import Origin, Write, rename
 from ..products import is_contraction, product_of
-from ..scalar import Expr, indices, walk
+from ..scalar import Expr, uses, walk
 
 
 def split_groups(writes: list[Write], origin: Origin | None = None) -> list[Write]:
@@ -32,7 +32,7 @@ def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
     """k, if some reduction uses the axis, and only as axis // k; or if an operand of a contraction does."""
     found: set[Index] = set()
     for side in _operands(writes):
-        used = {use for f in side for use in _uses(f, axis)}
+        used = {use for f in side for use in uses(f, axis)}
         if len(used) == 1 and None not in used:
             return used.pop()
     for r in walk([w.value for w in writes]):
@@ -40,7 +40,7 @@ def _divisor(writes: Sequence[Write], axis: Variable) -> Index | None:
             return None
         if r.kind != "reduce" or axis not in r.free:
             continue
-        used = set(_uses(r, axis))
+        used = set(uses(r, axis))
         if None in used:
             return None
         found |= used  # type: ignore[arg-type]
@@ -56,10 +56,3 @@ def _operands(writes: Sequence[Write]) -> Iterator[Sequence[Expr]]:
             yield from p.sides
         elif is_contraction(e):
             yield from ([f] for f in factors(e.args[0]))
-
-
-def _uses(r: Expr, axis: Variable) -> Iterator[Index | None]:
-    """For each use of the axis below a reduction: its divisor, None where it is used otherwise."""
-    for e in walk([r]):
-        for index in indices(e):
-            yield from uses_of(index, axis)
